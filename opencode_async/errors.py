@@ -1,0 +1,204 @@
+"""Everything the library raises.
+
+::
+
+    OpencodeError
+    ├── UsageError                 the host's code asks for something that cannot be
+    │   ├── NotRunning             an ``Opencode`` or client used outside its ``async with``
+    │   ├── TransactionOpen        a ``db`` whose transaction is not the library's to commit
+    │   ├── SchemaError            a table lacks what the library needs of it
+    │   └── BinaryNotFound         no ``opencode`` executable to start
+    ├── OpencodeConnectionError    no answer from the OpenCode server
+    │   ├── OpencodeTimeoutError   …within the time allowed
+    │   └── IdleStreamError        …not even a heartbeat on its event stream
+    ├── ServerError                OpenCode answered, but not with success
+    │   ├── AuthenticationError    401: wrong or missing password
+    │   ├── BadRequestError        400: it rejects the request as it is
+    │   ├── NotFoundError          404
+    │   │   └── SessionNotFoundError
+    │   └── ProtocolError          an answer that is not what this version of OpenCode sends
+    ├── ConversationNotFound       no such row (or not for this user)
+    ├── MessageNotFound
+    ├── ConversationBusy           a turn of this conversation is still running
+    ├── StaleSessionError          another caller replaced the session meanwhile
+    ├── LeaseHeld                  another worker is running this turn
+    ├── LeaseLost                  this worker no longer is
+    └── TurnFailed                 what ``TurnResult.raise_for_error()`` raises
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+
+class OpencodeError(Exception):
+    """The root of every error of this library."""
+
+
+class UsageError(OpencodeError):
+    """The host's code asks for something that cannot be; the message names the remedy."""
+
+
+class NotRunning(UsageError):
+    """An ``Opencode`` or ``OpencodeClient`` was used outside its ``async with`` block."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"{what} is not running: use it inside `async with {what}:`, which in a FastAPI app "
+            f"belongs into the lifespan (`FastAPI(lifespan=agent.lifespan)` does it)"
+        )
+        self.what = what
+
+
+class TransactionOpen(UsageError):
+    """A ``db`` cannot be used because its transaction is not the library's to commit."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"this db {reason}; Session and Turn commit it before each wait on the network, "
+            f"so commit first, and leave any `async with db.begin()` block"
+        )
+        self.reason = reason
+
+
+class SchemaError(UsageError):
+    """A host's table or class lacks something the library needs of it."""
+
+    def __init__(self, table: str, missing: list[str]) -> None:
+        super().__init__(f"{table} lacks {', '.join(missing)}: add it with a migration")
+        self.table = table
+        self.missing = missing
+
+
+class BinaryNotFound(UsageError):
+    """There is no ``opencode`` executable to start."""
+
+    def __init__(self, binary: str) -> None:
+        super().__init__(
+            f"{binary!r} is not an executable here: install OpenCode with "
+            f"`npm install -g opencode-ai`, or name the file with binary=…"
+        )
+        self.binary = binary
+
+
+class OpencodeConnectionError(OpencodeError):
+    """The OpenCode server gave no answer: absent, unreachable, or gone in mid-sentence."""
+
+    code = "unreachable"
+
+
+class OpencodeTimeoutError(OpencodeConnectionError):
+    """The OpenCode server gave no answer within the time allowed."""
+
+    code = "timeout"
+
+
+class IdleStreamError(OpencodeConnectionError):
+    """The event stream was silent for longer than two heartbeats."""
+
+
+class ServerError(OpencodeError):
+    """OpenCode answered, but not with success.
+
+    ``status`` is the HTTP status, ``name`` OpenCode's own name of the error (``UnknownError``, …).
+    """
+
+    code = "server_error"
+
+    def __init__(self, status: int, name: str, message: str, *, method: str, path: str) -> None:
+        super().__init__(f"{method} {path}: {status} {name}: {message}")
+        self.status = status
+        self.name = name
+        self.message = message
+        self.method = method
+        self.path = path
+
+
+class AuthenticationError(ServerError):
+    """OpenCode wants another password (401; its body is empty)."""
+
+    code = "unauthorized"
+
+
+class BadRequestError(ServerError):
+    """OpenCode rejects the request as it is (400)."""
+
+    code = "bad_request"
+
+
+class NotFoundError(ServerError):
+    """OpenCode does not know what was asked for (404)."""
+
+    code = "not_found"
+
+
+class SessionNotFoundError(NotFoundError):
+    """OpenCode does not know the session."""
+
+    code = "session_not_found"
+
+
+class ProtocolError(ServerError):
+    """OpenCode's answer is not what the tested versions send."""
+
+    code = "protocol"
+
+
+class ConversationNotFound(OpencodeError):
+    """There is no such conversation."""
+
+    def __init__(self, conversation_id: object) -> None:
+        super().__init__(f"there is no conversation {conversation_id}")
+        self.conversation_id = conversation_id
+
+
+class MessageNotFound(OpencodeError):
+    """There is no such message."""
+
+    def __init__(self, message_id: object) -> None:
+        super().__init__(f"there is no message {message_id}")
+        self.message_id = message_id
+
+
+class ConversationBusy(OpencodeError):
+    """The conversation's last turn is still running."""
+
+    def __init__(self, conversation_id: object) -> None:
+        super().__init__(f"a turn of conversation {conversation_id} is still running")
+        self.conversation_id = conversation_id
+
+
+class StaleSessionError(OpencodeError):
+    """The conversation's session was replaced by another caller meanwhile."""
+
+    def __init__(self, session_id: str | None) -> None:
+        super().__init__(f"session {session_id} is no longer this conversation's")
+        self.session_id = session_id
+
+
+class LeaseHeld(OpencodeError):
+    """Another worker is running this turn, at least ``until`` (the database's time)."""
+
+    def __init__(self, message_id: object, until: datetime | None) -> None:
+        super().__init__(f"turn {message_id} is run by another worker until {until}")
+        self.message_id = message_id
+        self.until = until
+
+
+class LeaseLost(OpencodeError):
+    """This worker no longer runs the turn: its lease ran out and was taken, or the row is gone."""
+
+    def __init__(self, message_id: object) -> None:
+        super().__init__(f"turn {message_id} is no longer run by this worker")
+        self.message_id = message_id
+
+
+class TurnFailed(OpencodeError):
+    """A turn did not complete; ``status`` and ``code`` say how it ended, ``message`` why."""
+
+    def __init__(self, message_id: object, status: str, code: str, message: str) -> None:
+        super().__init__(f"turn {message_id} ended {status}: {code}: {message}")
+        self.message_id = message_id
+        self.status = status
+        self.code = code
+        self.message = message

@@ -1,0 +1,175 @@
+"""An app that had its tables before it had an agent, checked by mypy.
+
+BIGINT keys, a column called ``body``, NOT NULL columns of its own, its own ``__table_args__``, a job
+queue, an observer that pushes to websockets, and routes of its own.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import BackgroundTasks, Depends, FastAPI, Request, Response
+from sqlalchemy import BigInteger, ForeignKey, Index, Text
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from typing_extensions import assert_type
+
+from opencode_async import (
+    Access,
+    ConversationMixin,
+    MessageMixin,
+    Opencode,
+    OpencodeClient,
+    Part,
+    PermissionRule,
+    ReplyObserver,
+    Server,
+    Session,
+    Tables,
+    Turn,
+    TurnResult,
+    TurnSettings,
+)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Thread(ConversationMixin, Base):
+    __tablename__ = "threads"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    tenant_id: Mapped[int] = mapped_column(BigInteger)
+    plan: Mapped[str] = mapped_column(default="free")
+
+
+class Entry(MessageMixin, Base):
+    __tablename__ = "entries"
+    id: Mapped[int] = mapped_column(BigInteger, primary_key=True)
+    conversation_id: Mapped[int] = mapped_column("thread_id", ForeignKey("threads.id"))
+    content: Mapped[str] = mapped_column("body", Text, server_default="")
+    tenant_id: Mapped[int] = mapped_column(BigInteger)
+    source: Mapped[str]
+    __table_args__ = (Index("ix_entries_tenant", "tenant_id"),)
+
+
+class Sockets:
+    async def push(self, room: int, value: dict[str, Any]) -> None: ...
+
+
+sockets = Sockets()
+
+
+class ToWebsockets(ReplyObserver):
+    def __init__(self, entry: Entry) -> None:
+        self.room = entry.conversation_id
+
+    async def on_part_appended(self, part: Part) -> None:
+        await sockets.push(self.room, {"new": part.to_json()})
+
+    async def on_part_updated(self, part: Part, index: int) -> None:
+        await sockets.push(self.room, {"at": index, "is": part.to_json()})
+
+    async def on_finalized(self, result: TurnResult) -> None:
+        await sockets.push(self.room, {"done": result.status, "cost": result.cost})
+
+
+async def settings_for(thread: Thread) -> TurnSettings:
+    rules = [PermissionRule("bash", "*", "deny")] if thread.plan == "free" else []
+    return TurnSettings(system=f"You work for tenant {thread.tenant_id}.", permissions=rules)
+
+
+class Queue:
+    async def put(self, job: str, argument: int) -> None: ...
+
+
+queue = Queue()
+
+
+async def enqueue(entry: Entry) -> None:
+    await queue.put("answer", entry.id)
+
+
+async def bill(result: TurnResult) -> None:
+    print(result.message_id, result.cost, result.input_tokens + result.output_tokens)
+
+
+engine = create_async_engine("postgresql+asyncpg://localhost/app")
+sessions = async_sessionmaker(engine)
+agent = Opencode(
+    Server.from_env(),
+    sessions,
+    Tables(Thread, Entry),
+    settings_for=settings_for,
+    dispatch=enqueue,
+    observer_factory=ToWebsockets,
+    on_turn_finished=bill,
+)
+
+
+async def answer(entry_id: int) -> None:
+    """The job: safe to deliver twice, late, or in parallel."""
+    result = await agent.turns.run(entry_id)
+    assert_type(result, TurnResult)
+
+
+async def get_db() -> AsyncIterator[AsyncSession]:
+    async with sessions() as db:
+        yield db
+
+
+Db = Annotated[AsyncSession, Depends(get_db, scope="function")]
+
+
+def tenant(db: Db, request: Request) -> Access:
+    tenant_id = int(request.headers["x-tenant"])
+    own = {"tenant_id": tenant_id}
+    return Access(Thread.tenant_id == tenant_id, conversation=own, message={**own, "source": "chat"})
+
+
+app = FastAPI(lifespan=agent.lifespan)
+app.include_router(agent.router(access=tenant, tags=["assistant"]), prefix="/assistant")
+
+
+@app.post("/threads/{thread_id}/ask")
+async def ask(thread_id: int, text: str, db: Db) -> dict[str, str]:
+    """The entry is written in the app's own transaction, and dispatched once that commits."""
+    thread = await db.get_one(Thread, thread_id)
+    thread.title = text[:40]
+    entry = await agent.turns.start(
+        thread_id, text, db=db, values={"tenant_id": thread.tenant_id, "source": "api"}
+    )
+    assert_type(entry, Entry)
+    await db.commit()
+    return {"entry": str(entry.id)}
+
+
+@app.get("/entries/{entry_id}/live")
+async def live(entry_id: int, request: Request) -> Response:
+    return await agent.sse(entry_id, request)
+
+
+@app.post("/threads/{thread_id}/summary")
+async def summary(thread_id: int, db: Db, background: BackgroundTasks) -> str:
+    """Everything explicit: this handler waits for the answer, and a second one goes on behind it."""
+    thread = await db.get_one(Thread, thread_id)
+    entry = Entry(
+        conversation_id=thread_id,
+        role="assistant",
+        status="pending",
+        tenant_id=thread.tenant_id,
+        source="summary",
+    )
+    db.add(entry)
+    await db.commit()
+    async with OpencodeClient(Server("http://localhost:4096", password="secret")) as client:
+        session = Session(db, thread, client=client, settings_for=settings_for)
+        result = await Turn(db, entry, session=session, text="Summarize this thread.")
+    result.raise_for_error()
+    background.add_task(agent.turns.cancel, entry.id)
+    return result.content
+
+
+@app.post("/entries/{entry_id}/wait")
+async def wait(entry_id: int, db: Db) -> str:
+    entry = await db.get_one(Entry, entry_id)
+    return (await agent.turn(db, entry)).content

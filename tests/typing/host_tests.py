@@ -1,0 +1,49 @@
+"""A host's own tests of its agent, checked by mypy: the real server, the scripted model, no network."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+
+from opencode_async import Finished, Opencode, PartDelta, Server, Tables, TextPart
+from opencode_async.testing import scripted_server
+from tests.typing.quickstart import Base, Conversation, Message
+
+Agent = Opencode[Conversation, Message]
+
+
+@pytest.fixture
+async def server(tmp_path: Path) -> AsyncIterator[Server]:
+    async with scripted_server(tmp_path) as server:
+        yield server
+
+
+@pytest.fixture
+async def agent(server: Server, tmp_path: Path) -> AsyncIterator[Agent]:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path}/app.db")
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+    sessions = async_sessionmaker(engine, expire_on_commit=False)
+    async with Opencode(server, sessions, Tables(Conversation, Message)) as agent:
+        yield agent
+    await engine.dispose()
+
+
+async def test_the_answer_is_streamed_and_stored(agent: Agent) -> None:
+    async with agent.sessionmaker() as db:
+        conversation = Conversation(user_id=1)
+        db.add(conversation)
+        await db.commit()
+    message = await agent.turns.start(conversation.id, "SCRIPT:text Hello there.")
+    heard = ""
+    async with agent.turns.follow(message.id) as changes:
+        async for change in changes:
+            match change:
+                case PartDelta(delta=delta):
+                    heard += delta
+                case Finished(message=stored):
+                    assert stored["content"] == "Hello there."
+    result = await agent.turns.run(message.id)
+    assert result.status == "completed"
+    assert [part.content for part in result.parts if isinstance(part, TextPart)] == [heard]
