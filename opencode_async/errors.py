@@ -20,7 +20,6 @@
     ├── ConversationNotFound       no such row (or not for this user)
     ├── MessageNotFound
     ├── ConversationBusy           a turn of this conversation is still running
-    ├── StaleSessionError          another caller replaced the session meanwhile
     ├── LeaseHeld                  another worker is running this turn
     ├── LeaseLost                  this worker no longer is
     └── TurnFailed                 what ``TurnResult.raise_for_error()`` raises
@@ -166,14 +165,6 @@ class ConversationBusy(OpencodeError):
     def __init__(self, conversation_id: object) -> None:
         super().__init__(f"a turn of conversation {conversation_id} is still running")
         self.conversation_id = conversation_id
-
-
-class StaleSessionError(OpencodeError):
-    """The conversation's session was replaced by another caller meanwhile."""
-
-    def __init__(self, session_id: str | None) -> None:
-        super().__init__(f"session {session_id} is no longer this conversation's")
-        self.session_id = session_id
 
 
 class LeaseHeld(OpencodeError):

@@ -1,0 +1,54 @@
+PYTHON ?= python3
+PORT ?= 8000
+OPENCODE_VERSION = 1.18.33
+OPENCODE = .opencode/$(OPENCODE_VERSION)
+PIP = .venv/bin/pip --quiet --disable-pip-version-check
+
+.PHONY: help demo test check format lock .opencode
+
+help:
+	@echo "make demo     a chat in the browser, on http://localhost:$(PORT) (PORT=8000)"
+	@echo "make test     all tests; ARGS='-k name' for some, STRICT=1 to let none be skipped"
+	@echo "make check    formatting, lint and types, as CI checks them"
+	@echo "make format   format, and repair what the linter can"
+	@echo "make lock     resolve the newest dependencies into requirements.lock"
+
+demo: .venv/installed .opencode
+	PORT=$(PORT) .venv/bin/python -m examples.chat.demo
+
+test: .venv/installed .opencode
+	.venv/bin/pytest $(ARGS)
+
+check: .venv/installed
+	.venv/bin/ruff format --check
+	.venv/bin/ruff check
+	.venv/bin/mypy
+
+format: .venv/installed
+	.venv/bin/ruff format
+	.venv/bin/ruff check --fix
+
+lock: .venv/installed
+	$(PIP) install uv
+	.venv/bin/uv export --quiet --upgrade --no-hashes --no-header --no-annotate \
+		--no-emit-project --output-file requirements.lock
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv --clear .venv
+	$(PIP) install --requirement requirements.lock
+	$(PIP) install --no-deps --editable .
+	@touch $@
+
+ifneq ($(and $(shell command -v node),$(shell command -v npm)),)
+.opencode: $(OPENCODE)
+else
+.opencode:
+	@echo "OpenCode is not installed, for that takes node and npm; tests that need it are skipped"
+endif
+
+# Its own install script puts the executable in place; npm may be set up not to run such scripts.
+$(OPENCODE):
+	npm install --prefix .opencode --silent --no-audit --no-fund --no-package-lock \
+		--ignore-scripts opencode-ai@$(OPENCODE_VERSION)
+	cd .opencode/node_modules/opencode-ai && node postinstall.mjs
+	@touch $@

@@ -1,0 +1,98 @@
+"""A chat in one FastAPI app: the host owns app, tables and visitors; the library brings the agent.
+
+uvicorn --factory examples.chat.app:create_app      with OPENCODE_BASE_URL in the environment
+"""
+
+import os
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID, uuid4
+
+from fastapi import Cookie, FastAPI, HTTPException
+from fastapi.responses import FileResponse
+from sqlalchemy import ForeignKey, event
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from opencode_async import Access, ConversationMixin, MessageMixin, Opencode, Server, Tables
+
+PAGE = Path(__file__).with_name("index.html")
+SQLITE = Path(".demo/chat.db")
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Conversation(ConversationMixin, Base):
+    __tablename__ = "conversations"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    visitor: Mapped[str] = mapped_column(index=True)
+
+
+class Message(MessageMixin, Base):
+    __tablename__ = "messages"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    conversation_id: Mapped[UUID] = mapped_column(
+        ForeignKey("conversations.id", ondelete="CASCADE")
+    )
+
+
+def mine(visitor: Annotated[str | None, Cookie()] = None) -> Access:
+    """A visitor sees their own conversations only. An app with accounts asks for its user here."""
+    if visitor is None:
+        raise HTTPException(401, "Open the chat's page first: it says who you are.")
+    return Access(Conversation.visitor == visitor, conversation={"visitor": visitor})
+
+
+def create_app(
+    server: Server | None = None, database_url: str | None = None, suggestions: Sequence[str] = ()
+) -> FastAPI:
+    """The chat, in front of the given OpenCode server or the one the environment names."""
+    engine = create_engine(database_url or os.environ.get("DATABASE_URL"))
+    agent = Opencode(
+        server or Server.from_env(), async_sessionmaker(engine), Tables(Conversation, Message)
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        async with agent:
+            yield
+        await engine.dispose()
+
+    app = FastAPI(title="Chat", lifespan=lifespan)
+    app.include_router(agent.router(access=mine), prefix="/agent")
+
+    @app.get("/", include_in_schema=False)
+    async def page(visitor: Annotated[str | None, Cookie()] = None) -> FileResponse:
+        response = FileResponse(PAGE)
+        if visitor is None:
+            response.set_cookie("visitor", secrets.token_urlsafe(), httponly=True, samesite="lax")
+        return response
+
+    @app.get("/suggestions", include_in_schema=False)
+    async def suggested() -> list[str]:
+        return list(suggestions)
+
+    return app
+
+
+def create_engine(url: str | None) -> AsyncEngine:
+    """An engine for the URL, or for a SQLite file; SQLite is told to let readers and writers be."""
+    if url is None:
+        SQLITE.parent.mkdir(exist_ok=True)
+        url = f"sqlite+aiosqlite:///{SQLITE}"
+    engine = create_async_engine(url)
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def configure(connection: Any, record: object) -> None:
+            for pragma in ("journal_mode = wal", "busy_timeout = 5000", "foreign_keys = on"):
+                connection.execute(f"PRAGMA {pragma}").close()
+
+    return engine

@@ -1,0 +1,71 @@
+"""The chat on this machine: ``python -m examples.chat.demo``, or ``make demo``.
+
+Without OPENCODE_BASE_URL it starts an OpenCode server whose model is a script: nothing to sign in
+to, nothing leaves the machine. PORT (8000) and DATABASE_URL are read as well.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import uvicorn
+
+from examples.chat.app import create_app
+from opencode_async import Server
+from opencode_async.testing import scripted_server
+
+SUGGESTIONS = [f"SCRIPT:{name}" for name in ("slow", "reasoning", "bash", "todo", "write")]
+BINARY = ".opencode/node_modules/.bin/opencode"
+
+
+class Demo(uvicorn.Server):
+    """Uvicorn, but it says where it is once it is up, and takes Ctrl-C for a wish, not an error."""
+
+    def __init__(self, server: Server, banner: str, suggestions: list[str]) -> None:
+        self.banner = banner
+        app = create_app(server, suggestions=suggestions)
+        super().__init__(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(self.banner, flush=True)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        yield
+
+
+async def main() -> None:
+    port = int(os.environ.get("PORT") or 8000)
+    try:
+        listening = socket.create_server(("127.0.0.1", port))
+    except OSError:
+        sys.exit(f"Port {port} is in use. Choose another one: PORT={port + 1} make demo")
+    with listening:
+        here = f"http://127.0.0.1:{port}"
+        if os.environ.get("OPENCODE_BASE_URL"):
+            server = Server.from_env()
+            await Demo(server, f"Chat with {server.url} on {here}", []).serve([listening])
+            return
+        async with scripted_server(Path(".demo"), binary=BINARY) as server:
+            banner = (
+                f"Chat and an OpenCode server of its own ({server.url}) on {here}\n"
+                f"The model is a scripted stand-in. Try: {', '.join(SUGGESTIONS)}\n"
+                "Your own model: opencode auth login; OPENCODE_SERVER_PASSWORD=… opencode serve; "
+                "OPENCODE_BASE_URL=http://127.0.0.1:4096 OPENCODE_SERVER_PASSWORD=… make demo"
+            )
+            await Demo(server, banner, SUGGESTIONS).serve([listening])
+
+
+if __name__ == "__main__":
+    with suppress(KeyboardInterrupt):  # before the server was up
+        asyncio.run(main())

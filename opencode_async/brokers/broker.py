@@ -1,0 +1,65 @@
+"""The seam between the worker that runs a turn and those who follow it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(slots=True)
+class Frame:
+    """One event for followers: its SSE ``id`` and ``event``, and its ``data`` as JSON text.
+
+    ``seq`` numbers the frames of one epoch of a turn from 1. ``encoded`` is filled by the first
+    follower that sends the frame, so that it is encoded once, not once per follower.
+    """
+
+    id: str
+    seq: int
+    event: str
+    data: str
+    encoded: bytes | None = field(default=None, compare=False)
+
+
+class CursorExpired(Exception):
+    """The log no longer (or not yet) holds what comes after that cursor: the row does."""
+
+
+class Feed(Protocol):
+    """The frames of one topic after a cursor."""
+
+    @property
+    def live(self) -> bool:
+        """Whether this log is being written to, so that looking at the row can wait."""
+
+    async def batch(self) -> Sequence[Frame]:
+        """All frames since the last call, in order; waits for some. None of them: look at the row.
+
+        Raises ``CursorExpired``.
+        """
+
+
+class EventBroker(Protocol):
+    """An ordered, replayable log per topic: a turn, or a conversation's news.
+
+    Called from the event loop by any number of publishers and followers; one publisher per topic
+    and epoch. An error in it must not fail the turn: what was published is only ever a hint, the
+    row is the truth.
+    """
+
+    async def publish(
+        self, topic: str, epoch: int, frames: Sequence[Frame], *, stored: int
+    ) -> None:
+        """Append frames in their order and wake the followers.
+
+        A new epoch replaces the log. Frames up to ``stored`` are in the row: they may be dropped,
+        later ones may not. Publishing none only wakes.
+        """
+
+    async def end(self, topic: str) -> None:
+        """Nothing more comes in this epoch: wake the followers, who then look at the row."""
+
+    def follow(self, topic: str, epoch: int, after: int) -> AbstractAsyncContextManager[Feed]:
+        """Follow from behind frame ``after`` of ``epoch``; inside the block no frame is missed."""

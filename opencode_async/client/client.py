@@ -1,0 +1,208 @@
+"""The OpenCode server's REST calls that the library needs, one short method each."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+from opencode_async.client.http import HttpConnection, parsed
+from opencode_async.client.hub import EventHub
+from opencode_async.client.server import Server
+from opencode_async.errors import NotFoundError, NotRunning
+from opencode_async.observability.error_reporter import ErrorReporter, log_error
+from opencode_async.protocol.events import (
+    PermissionAsked,
+    QuestionAsked,
+    permission_from_wire,
+    question_from_wire,
+)
+from opencode_async.protocol.exchange import Exchange
+from opencode_async.protocol.messages import Usage, WireMessage
+from opencode_async.protocol.permissions import PermissionRule
+from opencode_async.protocol.wire import mapping, objects, text
+
+PAGE = 50  # messages a page: a turn of 49 steps is one request
+
+
+@dataclass(frozen=True, slots=True)
+class MessagePage:
+    """Messages oldest first; ``older`` is the cursor of the page before, if there is one."""
+
+    messages: list[WireMessage]
+    older: str | None
+
+
+class OpencodeClient:
+    """A connection to one OpenCode server, used inside ``async with``; it owns its ``EventHub``.
+
+    Every method raises ``OpencodeConnectionError`` or ``ServerError`` (or a kind of them), and
+    sends its request once: what may be repeated is for the caller to know.
+    """
+
+    def __init__(self, server: str | Server, *, error_reporter: ErrorReporter = log_error) -> None:
+        self.server = Server(server) if isinstance(server, str) else server
+        self.error_reporter = error_reporter
+        self._http: HttpConnection | None = None
+        self._hub: EventHub | None = None
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            http = HttpConnection(self.server)
+            stack.push_async_callback(http.aclose)
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            hub = EventHub(lambda: http.events("/event"), tasks, self.error_reporter)
+            stack.callback(hub.close)
+            self._http, self._hub, self._stack = http, hub, stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._http = self._hub = None
+        await self._stack.__aexit__(kind, error, traceback)
+
+    @property
+    def http(self) -> HttpConnection:
+        """The HTTP connection; raises ``NotRunning`` outside the block."""
+        if self._http is None:
+            raise NotRunning("client")
+        return self._http
+
+    @property
+    def hub(self) -> EventHub:
+        """The event stream that all turns of this client share; raises ``NotRunning``."""
+        if self._hub is None:
+            raise NotRunning("client")
+        return self._hub
+
+    async def version(self) -> str:
+        """The server's version, from ``GET /global/health``."""
+        return await self.http.read(lambda v: text(mapping(v), "version"), "GET", "/global/health")
+
+    async def create_session(
+        self,
+        *,
+        title: str | None = None,
+        permissions: Sequence[PermissionRule] = (),
+        metadata: dict[str, str] | None = None,
+    ) -> str:
+        """Create a session and return its id; a title saves the model call that would make one."""
+        body: dict[str, Any] = {"metadata": metadata or {}}
+        if title is not None:
+            body["title"] = title
+        if permissions:
+            body["permission"] = [rule.to_json() for rule in permissions]
+        return await self.http.read(_id, "POST", "/session", body=body)
+
+    async def delete_session(self, session_id: str) -> None:
+        """Delete a session; one that is gone already is no error. A running turn is not stopped."""
+        with suppress(NotFoundError):
+            await self.http.request("DELETE", f"/session/{session_id}")
+
+    async def abort(self, session_id: str) -> None:
+        """Abort what the session is doing; OpenCode answers success for any session, any state."""
+        await self.http.request("POST", f"/session/{session_id}/abort")
+
+    async def children(self, session_id: str) -> list[str]:
+        """The ids of the sessions that subagents of this one ran in."""
+        return await self.http.read(
+            lambda v: [_id(child) for child in objects(v)], "GET", f"/session/{session_id}/children"
+        )
+
+    async def prompt(self, session_id: str, body: dict[str, Any]) -> None:
+        """Post a prompt. Returning is not acceptance: see ``Exchange.accepted``."""
+        await self.http.request("POST", f"/session/{session_id}/prompt_async", body=body)
+
+    async def busy(self, session_id: str) -> bool:
+        """Whether the session is at work; just after a prompt it still says no (up to 2 s seen)."""
+        return session_id in await self.http.read(mapping, "GET", "/session/status")
+
+    async def message(self, session_id: str, message_id: str) -> WireMessage | None:
+        """One message, ``None`` if the session has none of that id."""
+        path = f"/session/{session_id}/message/{message_id}"
+        try:
+            return await self.http.read(WireMessage.from_wire, "GET", path)
+        except NotFoundError:
+            return None
+
+    async def messages(
+        self, session_id: str, *, limit: int = PAGE, before: str | None = None
+    ) -> MessagePage:
+        """The newest messages, or those before a cursor."""
+        response = await self.http.request(
+            "GET", f"/session/{session_id}/message", query={"limit": limit, "before": before}
+        )
+        found = parsed(response, lambda v: [WireMessage.from_wire(raw) for raw in objects(v)])
+        return MessagePage(found, response.headers.get("X-Next-Cursor"))
+
+    async def exchange(self, session_id: str, prompt_id: str) -> Exchange:
+        """The turn of that prompt, paged back from the newest message; children's cost included."""
+        messages = await self._since(session_id, prompt_id)
+        turn = Exchange.read(prompt_id, messages)
+        if not turn.children:
+            return turn
+        start = next((m.info.created for m in messages if m.info.id == prompt_id), 0.0)
+        spent: list[Usage] = []
+        for child in turn.children:
+            spent += await self._spent(child, start)
+        return Exchange.read(prompt_id, messages, spent)
+
+    async def _since(self, session_id: str, prompt_id: str) -> list[WireMessage]:
+        messages: list[WireMessage] = []
+        before: str | None = None
+        while True:
+            page = await self.messages(session_id, before=before)
+            messages = page.messages + messages
+            if page.older is None or any(m.info.id == prompt_id for m in page.messages):
+                return messages
+            before = page.older
+
+    async def _spent(self, session_id: str, start: float) -> list[Usage]:
+        """What a child's messages since ``start`` cost, its own children's too.
+
+        OpenCode does not add a child's cost to its parent's (1.18.33, measured).
+        """
+        spent: list[Usage] = []
+        before: str | None = None
+        while True:
+            page = await self.messages(session_id, before=before)
+            spent += [m.info.usage for m in page.messages if m.info.created >= start]
+            if page.older is None:
+                break
+            before = page.older
+        for child in await self.children(session_id):
+            spent += await self._spent(child, start)
+        return spent
+
+    async def asked(self) -> list[PermissionAsked | QuestionAsked]:
+        """Everything the agents of this directory wait for, of any session."""
+        permissions = await self.http.read(
+            lambda v: [permission_from_wire(raw) for raw in objects(v)], "GET", "/permission"
+        )
+        questions = await self.http.read(
+            lambda v: [question_from_wire(raw) for raw in objects(v)], "GET", "/question"
+        )
+        return [*permissions, *questions]
+
+    async def reject_permission(self, permission_id: str, message: str) -> None:
+        """Refuse a permission; the agent is told why and goes on. One that is gone is no error."""
+        body = {"reply": "reject", "message": message}
+        with suppress(NotFoundError):
+            await self.http.request("POST", f"/permission/{permission_id}/reply", body=body)
+
+    async def reject_question(self, question_id: str) -> None:
+        """Dismiss a question, which ends the turn. One that is gone is no error."""
+        with suppress(NotFoundError):
+            await self.http.request("POST", f"/question/{question_id}/reject")
+
+
+def _id(value: object) -> str:
+    return text(mapping(value), "id")

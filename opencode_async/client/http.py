@@ -1,0 +1,159 @@
+"""The HTTP boundary: httpx errors and unsuccessful answers become errors of ours, only here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import httpx
+import httpx_sse
+
+from opencode_async.client.server import Server
+from opencode_async.errors import (
+    AuthenticationError,
+    BadRequestError,
+    IdleStreamError,
+    NotFoundError,
+    OpencodeConnectionError,
+    OpencodeTimeoutError,
+    ProtocolError,
+    ServerError,
+    SessionNotFoundError,
+)
+from opencode_async.protocol.wire import Malformed, loads, optional_text
+
+Read = TypeVar("Read")
+
+# A busy server answers in 10-700 ms (OpenCode 1.18.33, measured); its first use of a directory
+# takes seconds.
+REST_TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+# The server sends a heartbeat every 10 s: two missing ones mean that the connection is dead.
+HEARTBEAT_TIMEOUT = 25.0
+# One stream per directory, and as many requests at once as turns may start or end together.
+REST_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
+
+
+class HttpConnection:
+    """Requests and the event stream of one OpenCode server, each with limits of its own.
+
+    Two httpx clients, so that streams which stay open never take a request's place in the pool.
+    """
+
+    def __init__(self, server: Server) -> None:
+        auth = httpx.BasicAuth(server.username, server.password) if server.password else None
+        self._rest = httpx.AsyncClient(
+            base_url=server.url, auth=auth, timeout=REST_TIMEOUT, limits=REST_LIMITS
+        )
+        self._streams = httpx.AsyncClient(
+            base_url=server.url,
+            auth=auth,
+            timeout=httpx.Timeout(5.0, read=HEARTBEAT_TIMEOUT),
+            limits=httpx.Limits(max_connections=None),
+        )
+        self._directory = str(server.directory) if server.directory is not None else None
+
+    async def aclose(self) -> None:
+        """Close both connection pools."""
+        await self._rest.aclose()
+        await self._streams.aclose()
+
+    async def request(
+        self, method: str, path: str, *, body: object = None, query: Mapping[str, Any] | None = None
+    ) -> httpx.Response:
+        """Send one request; the answer is a success. Nothing is ever sent twice.
+
+        Raises ``OpencodeConnectionError`` (or a kind of it) and ``ServerError`` (or a kind of it).
+        """
+        try:
+            response = await self._rest.request(
+                method, path, json=body, params=self._query(query or {})
+            )
+        except httpx.TimeoutException as error:
+            raise OpencodeTimeoutError(f"{method} {path}: no answer in time") from error
+        except httpx.HTTPError as error:
+            raise OpencodeConnectionError(f"{method} {path}: {_reason(error)}") from error
+        if not response.is_success:
+            raise error_from(response)
+        return response
+
+    async def read(
+        self, parse: Callable[[Any], Read], method: str, path: str, *, body: object = None
+    ) -> Read:
+        """A success's JSON, parsed; raises what ``request`` does and ``ProtocolError``."""
+        return parsed(await self.request(method, path, body=body), parse)
+
+    @asynccontextmanager
+    async def events(self, path: str) -> AsyncIterator[AsyncIterator[str]]:
+        """The data of each frame of an event stream; iterating raises what ``request`` does."""
+        try:
+            async with httpx_sse.aconnect_sse(
+                self._streams, "GET", path, params=self._query({}), headers={}
+            ) as source:
+                if not source.response.is_success:
+                    await source.response.aread()
+                    raise error_from(source.response)
+                yield _frames(source)
+        except httpx.ReadTimeout as error:
+            raise IdleStreamError(f"GET {path}: silent for {HEARTBEAT_TIMEOUT:.0f} s") from error
+        except (httpx.HTTPError, httpx_sse.SSEError) as error:
+            raise OpencodeConnectionError(f"GET {path}: {_reason(error)}") from error
+
+    def _query(self, query: Mapping[str, Any]) -> dict[str, Any]:
+        scope = {"directory": self._directory} if self._directory is not None else {}
+        return {**scope, **{key: value for key, value in query.items() if value is not None}}
+
+
+async def _frames(source: httpx_sse.EventSource) -> AsyncIterator[str]:
+    async for frame in source.aiter_sse():
+        if frame.data:  # a comment after an id decodes to an empty frame
+            yield frame.data
+
+
+def parsed(response: httpx.Response, parse: Callable[[Any], Read]) -> Read:
+    """The answer's JSON, parsed; raises ``ProtocolError`` where it is something else."""
+    try:
+        return parse(loads(response.content))
+    except Malformed as error:
+        raise _server_error(ProtocolError, response, "Malformed", str(error)) from error
+
+
+def error_from(response: httpx.Response) -> ServerError:
+    """The error in an answer, whose body has one of three shapes or, with 401, is empty.
+
+    ``{"name", "data": {"message"}}``, ``{"_tag", "message"}``, ``{"_tag"}`` (OpenCode 1.18.33,
+    measured).
+    """
+    try:
+        body = loads(response.content)
+    except Malformed:
+        body = None
+    body = body if isinstance(body, Mapping) else {}
+    data = body.get("data")
+    name = optional_text(body, "name") or optional_text(body, "_tag") or "UnknownError"
+    message = optional_text(data if isinstance(data, Mapping) else body, "message") or ""
+    match response.status_code:
+        case 401:
+            kind: type[ServerError] = AuthenticationError
+            message = message or "wrong or missing password"
+        case 400:
+            kind = BadRequestError
+        case 404 if message.startswith("Session not found"):
+            kind = SessionNotFoundError
+        case 404:
+            kind = NotFoundError
+        case _:
+            kind = ServerError
+    return _server_error(kind, response, name, message)
+
+
+def _server_error(
+    kind: type[ServerError], response: httpx.Response, name: str, message: str
+) -> ServerError:
+    request = response.request
+    path = request.url.path
+    return kind(response.status_code, name, message, method=request.method, path=path)
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__

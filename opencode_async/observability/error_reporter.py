@@ -1,0 +1,33 @@
+"""Where an error goes that no caller can be given."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal, Protocol
+
+Severity = Literal["warning", "error"]
+LEVELS = {"warning": logging.WARNING, "error": logging.ERROR}
+logger = logging.getLogger("opencode_async")
+
+
+class ErrorReporter(Protocol):
+    """Receives every error the library goes on after, so that none is silent.
+
+    Called from the event loop: it must return quickly and must not raise. ``context`` holds ids and
+    names (``message_id``, ``session_id``, ``during``), never a prompt, an answer or a credential.
+    """
+
+    def __call__(
+        self, error: BaseException, *, severity: Severity, context: dict[str, str]
+    ) -> None: ...
+
+
+def log_error(error: BaseException, *, severity: Severity, context: dict[str, str]) -> None:
+    """The default ``ErrorReporter``: a record of the logger ``opencode_async``."""
+    logger.log(
+        LEVELS[severity],
+        "%s (%s)",
+        type(error).__name__,
+        ", ".join(f"{key}={value}" for key, value in context.items()),
+        exc_info=error,
+    )

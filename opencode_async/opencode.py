@@ -1,0 +1,200 @@
+"""An agent behind an app: everything wired together, running inside one ``async with``."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from enum import Enum
+from types import TracebackType
+from typing import Any, Generic, Self
+
+from fastapi import APIRouter, Request, Response, params
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+
+from opencode_async.brokers.broker import EventBroker
+from opencode_async.brokers.memory import MemoryBroker
+from opencode_async.client.client import OpencodeClient
+from opencode_async.client.server import Server
+from opencode_async.database import release, sessions_of
+from opencode_async.errors import ConversationNotFound, NotRunning
+from opencode_async.observability.error_reporter import ErrorReporter, log_error
+from opencode_async.session import Session
+from opencode_async.settings import ConversationT, SettingsFor, Timings, default_settings
+from opencode_async.tables import Tables
+from opencode_async.turns.erasing import erase
+from opencode_async.turns.lease import MessageT
+from opencode_async.turns.message import TurnResult
+from opencode_async.turns.turn import ObserverFactory, OnTurnFinished, Turn
+from opencode_async.turns.turns import Dispatch, Turns
+from opencode_async.web.access import AccessDependency
+from opencode_async.web.router import RouterOptions, build_router
+from opencode_async.web.schemas import PostRules
+from opencode_async.web.sse import turn_response
+
+
+class Opencode(Generic[ConversationT, MessageT]):
+    """An OpenCode agent behind a host's app and tables.
+
+    ``server`` is a URL or a ``Server``; ``sessionmaker`` makes the host's database sessions;
+    ``name`` tells several of them in one app apart. ``settings_for`` decides how the agent answers
+    in a conversation, ``dispatch`` hands a pending turn to a job queue (default: a task of this
+    process), ``observer_factory`` makes one observer per turn, ``on_turn_finished`` is awaited
+    after the commit of each, at least once, and ``error_reporter`` hears of every error that is
+    gone on after. Raises ``SchemaError`` from ``Tables``.
+    """
+
+    def __init__(
+        self,
+        server: str | Server,
+        sessionmaker: async_sessionmaker[AsyncSession],
+        tables: Tables[ConversationT, MessageT],
+        *,
+        name: str = "opencode",
+        settings_for: SettingsFor[ConversationT] = default_settings,
+        dispatch: Dispatch[MessageT] | None = None,
+        observer_factory: ObserverFactory[MessageT] | None = None,
+        on_turn_finished: OnTurnFinished | None = None,
+        error_reporter: ErrorReporter = log_error,
+        broker: EventBroker | None = None,
+        timings: Timings | None = None,
+    ) -> None:
+        self.name = name
+        self.sessionmaker = sessionmaker
+        self.tables = tables
+        self.timings = timings or Timings()
+        self.broker = broker or MemoryBroker()
+        self.error_reporter = error_reporter
+        self._server = server
+        self._settings_for = settings_for
+        self._dispatch = dispatch
+        self._observer_factory = observer_factory
+        self._on_turn_finished = on_turn_finished
+        self._client: OpencodeClient | None = None
+        self._turns: Turns[ConversationT, MessageT] | None = None
+        self._stack = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            client = OpencodeClient(self._server, error_reporter=self.error_reporter)
+            self._client = await stack.enter_async_context(client)
+            tasks = await stack.enter_async_context(asyncio.TaskGroup())
+            self._turns = Turns(
+                sessions_of(self.sessionmaker),
+                self.tables,
+                self.broker,
+                tasks,
+                make=self._make_turn,
+                dispatch=self._dispatch,
+                timings=self.timings,
+                report=self.error_reporter,
+            )
+            watch = tasks.create_task(self._turns.watch(), name=f"{self.name} recovery")
+            stack.callback(self._turns.close)
+            stack.callback(watch.cancel)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._stack.__aexit__(kind, error, traceback)
+        self._turns = self._client = None
+
+    @asynccontextmanager
+    async def lifespan(self, app: object) -> AsyncIterator[None]:
+        """A FastAPI lifespan, for an app that has none of its own."""
+        async with self:
+            yield
+
+    @property
+    def client(self) -> OpencodeClient:
+        """The client of the server; raises ``NotRunning`` outside the block."""
+        if self._client is None:
+            raise NotRunning("agent")
+        return self._client
+
+    @property
+    def turns(self) -> Turns[ConversationT, MessageT]:
+        """Start, follow, cancel and run turns; raises ``NotRunning`` outside the block."""
+        if self._turns is None:
+            raise NotRunning("agent")
+        return self._turns
+
+    def session(self, db: AsyncSession, conversation: ConversationT) -> Session[ConversationT]:
+        """The ``Session`` of a conversation, with this agent's wiring filled in."""
+        return Session(
+            db,
+            conversation,
+            client=self.client,
+            settings_for=self._settings_for,
+            error_reporter=self.error_reporter,
+        )
+
+    async def turn(
+        self, db: AsyncSession, message: MessageT, *, text: str | None = None
+    ) -> TurnResult:
+        """Run the turn of an assistant row: a ``Turn`` with this agent's wiring, awaited."""
+        return await (await self._make_turn(db, message, text))
+
+    def router(
+        self,
+        *,
+        access: AccessDependency,
+        tags: Sequence[str | Enum] = ("opencode",),
+        dependencies: Sequence[params.Depends] = (),
+        responses: dict[int | str, dict[str, Any]] | None = None,
+        include_in_schema: bool = True,
+        agents: Sequence[str] = (),
+        models: Sequence[str] = (),
+        max_text: int = 100_000,
+    ) -> APIRouter:
+        """The routes of this agent, to include in an app.
+
+        ``access`` is a FastAPI dependency that returns the ``Access`` of whoever asks. ``agents``
+        and ``models`` (``provider/model``) are what a browser may ask for, nothing unless listed.
+        ``max_text`` limits a message, in characters.
+        """
+        rules = PostRules(agents=tuple(agents), models=tuple(models), max_text=max_text)
+        options = RouterOptions(list(tags), list(dependencies), responses, include_in_schema)
+        return build_router(self, access, rules, options)
+
+    async def sse(self, message_id: Any, request: Request) -> Response:
+        """A turn's event stream for a host's own route, which has checked the access itself.
+
+        Resumes from the request's ``Last-Event-ID`` or ``?after=``. Raises a 404 ``HTTPException``
+        for an unknown message.
+        """
+        return await turn_response(self.turns.following, message_id, request, self.timings)
+
+    async def erase(self, conversation_id: Any) -> None:
+        """Erase a conversation: stop its turn, delete its rows, then its OpenCode session.
+
+        What OpenCode does not do is reported, not raised: the rows are gone either way. Raises
+        ``ConversationNotFound``.
+        """
+        sessions = sessions_of(self.sessionmaker)
+        await erase(self.turns, self.client, sessions, self.tables, conversation_id, self.timings)
+
+    async def _make_turn(
+        self, db: AsyncSession, message: MessageT, text: str | None = None
+    ) -> Turn[ConversationT, MessageT]:
+        await release(db)
+        await db.refresh(message)
+        conversation = await db.get(self.tables.conversation, message.conversation_id)
+        if conversation is None:
+            raise ConversationNotFound(message.conversation_id)
+        return Turn(
+            db,
+            message,
+            session=self.session(db, conversation),
+            text=text,
+            broker=self.broker,
+            observer_factory=self._observer_factory,
+            on_turn_finished=self._on_turn_finished,
+            error_reporter=self.error_reporter,
+            timings=self.timings,
+        )

@@ -1,0 +1,159 @@
+"""What followers of a turn are told: the events of the HTTP contract as typed values.
+
+``Snapshot`` replaces the state of its message; ``PartAdded``, ``PartDelta`` and ``PartUpdated``
+address a part by its index, which never changes. Replaying a snapshot and what follows gives the
+stored message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from opencode_async.protocol.messages import Usage
+from opencode_async.protocol.parts import Part, part_from_json
+from opencode_async.protocol.todos import Todo, todos_from_wire
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The whole message as the HTTP contract shows it."""
+
+    event: ClassVar[str] = "snapshot"
+    message: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"message": self.message}
+
+
+@dataclass(frozen=True, slots=True)
+class MessageAdded:
+    """A message is new in the conversation (told on the conversation's stream only)."""
+
+    event: ClassVar[str] = "message.added"
+    message: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"message": self.message}
+
+
+@dataclass(frozen=True, slots=True)
+class StatusChanged:
+    """The message's status is now this."""
+
+    event: ClassVar[str] = "status"
+    status: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"status": self.status}
+
+
+@dataclass(frozen=True, slots=True)
+class PartAdded:
+    """A part was appended; ``index`` is its place."""
+
+    event: ClassVar[str] = "part.added"
+    index: int
+    part: Part
+
+    def to_json(self) -> dict[str, Any]:
+        return {"index": self.index, "part": self.part.to_json()}
+
+
+@dataclass(frozen=True, slots=True)
+class PartDelta:
+    """Text to append to the content of the part at ``index``."""
+
+    event: ClassVar[str] = "part.delta"
+    index: int
+    delta: str
+
+    def to_json(self) -> dict[str, Any]:
+        return {"index": self.index, "delta": self.delta}
+
+
+@dataclass(frozen=True, slots=True)
+class PartUpdated:
+    """The part at ``index`` is now this one; text may have been withdrawn (a failed attempt)."""
+
+    event: ClassVar[str] = "part.updated"
+    index: int
+    part: Part
+
+    def to_json(self) -> dict[str, Any]:
+        return {"index": self.index, "part": self.part.to_json()}
+
+
+@dataclass(frozen=True, slots=True)
+class TodosChanged:
+    """The agent's todo list is now this one."""
+
+    event: ClassVar[str] = "todos"
+    todos: tuple[Todo, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"todos": [todo.to_json() for todo in self.todos]}
+
+
+@dataclass(frozen=True, slots=True)
+class Retrying:
+    """The provider failed and is asked again at ``next_at`` (ms since 1970); not stored."""
+
+    event: ClassVar[str] = "retrying"
+    attempt: int
+    message: str
+    next_at: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {"attempt": self.attempt, "message": self.message, "next_at": self.next_at}
+
+
+@dataclass(frozen=True, slots=True)
+class UsageChanged:
+    """What the turn has cost so far."""
+
+    event: ClassVar[str] = "usage"
+    usage: Usage
+
+    def to_json(self) -> dict[str, Any]:
+        return self.usage.to_json()
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The turn has ended; the message as stored. Nothing follows."""
+
+    event: ClassVar[str] = "finished"
+    message: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"message": self.message}
+
+
+ReplyChange = PartAdded | PartDelta | PartUpdated | TodosChanged | Retrying | UsageChanged
+Change = Snapshot | MessageAdded | StatusChanged | ReplyChange | Finished
+
+
+def change_from_json(event: str, data: Mapping[str, Any]) -> Change:
+    """The change that ``to_json`` wrote under that event name; ``KeyError`` for any other name."""
+    return READERS[event](data)
+
+
+def _usage(data: Mapping[str, Any]) -> UsageChanged:
+    fields = ("input", "output", "cache_read", "cache_write")
+    return UsageChanged(Usage(data["cost"], *(data[f"{name}_tokens"] for name in fields)))
+
+
+READERS: Mapping[str, Callable[[Mapping[str, Any]], Change]] = {
+    Snapshot.event: lambda d: Snapshot(d["message"]),
+    MessageAdded.event: lambda d: MessageAdded(d["message"]),
+    StatusChanged.event: lambda d: StatusChanged(d["status"]),
+    PartAdded.event: lambda d: PartAdded(d["index"], part_from_json(d["part"])),
+    PartDelta.event: lambda d: PartDelta(d["index"], d["delta"]),
+    PartUpdated.event: lambda d: PartUpdated(d["index"], part_from_json(d["part"])),
+    TodosChanged.event: lambda d: TodosChanged(todos_from_wire(d["todos"])),
+    Retrying.event: lambda d: Retrying(d["attempt"], d["message"], d["next_at"]),
+    UsageChanged.event: _usage,
+    Finished.event: lambda d: Finished(d["message"]),
+}

@@ -1,0 +1,135 @@
+"""The authoritative messages of one turn, as REST has them, and how they say it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Self
+
+from opencode_async.protocol.lineage import Lineage
+from opencode_async.protocol.messages import ABORTED, UpstreamError, Usage, WireMessage
+from opencode_async.protocol.parts import Part, ToolPart, interrupted
+
+TerminalStatus = Literal["completed", "cancelled", "error"]
+
+# OpenCode's names of errors (1.18.33) -> our stable codes.
+ERROR_CODES = {
+    "APIError": "provider_error",
+    "ProviderAuthError": "provider_auth",
+    "ContextOverflowError": "context_overflow",
+    "MessageOutputLengthError": "output_length",
+    "ContentFilterError": "content_filter",
+    "StructuredOutputError": "structured_output",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TurnError:
+    """Why a turn ended ``error``: a stable ``code`` and a ``message`` that is safe to show."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a turn ended: its terminal status, OpenCode's finish reason in snake case, the error."""
+
+    status: TerminalStatus
+    finish: str | None = None
+    error: TurnError | None = None
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """One turn's messages; ``accepted``: our prompt is there with its parts, ``newest``: last."""
+
+    accepted: bool
+    newest: bool
+    answers: tuple[WireMessage, ...]
+    usage: Usage
+
+    @classmethod
+    def read(
+        cls, prompt_id: str, messages: Iterable[WireMessage], spent: Sequence[Usage] = ()
+    ) -> Self:
+        """Pick the turn out of a session's messages, oldest first; ``spent`` by children."""
+        lineage = Lineage(prompt_id)
+        accepted = newest = False
+        made: list[WireMessage] = []
+        for message in messages:
+            if message.info.role == "user":
+                newest = message.info.id == prompt_id
+                accepted = accepted or (newest and message.has_parts)
+                lineage.user(message.info.id)
+                if message.compaction:
+                    lineage.compaction(message.info.id)
+            elif lineage.owns(message.info):
+                made.append(message)
+        return cls(
+            accepted=accepted,
+            newest=newest,
+            answers=tuple(m for m in made if not m.info.summary),
+            usage=Usage.total([*(m.info.usage for m in made), *spent]),
+        )
+
+    @property
+    def complete(self) -> bool:
+        """Whether the newest answer is completed; with none yet, nothing is."""
+        return bool(self.answers) and self.answers[-1].info.completed
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The answers' parts in order."""
+        return tuple(part for message in self.answers for part in message.parts)
+
+    @property
+    def final_parts(self) -> tuple[Part, ...]:
+        """The parts of a turn that is over: a tool still running will never end."""
+        return tuple(interrupted(part) for part in self.parts)
+
+    @property
+    def children(self) -> tuple[str, ...]:
+        """The sessions of the subagents that the answers started."""
+        ids = (p.session_id for p in self.parts if isinstance(p, ToolPart) and p.session_id)
+        return tuple(dict.fromkeys(ids))
+
+    def outcome(self, error: UpstreamError | None = None) -> Outcome:
+        """How the turn ended; ``error`` is the stream's last one, for turns that left no answer."""
+        if not self.answers:
+            return failed(error) if error else NO_ANSWER
+        info = self.answers[-1].info
+        if info.error is not None:
+            return failed(info.error)
+        if not info.completed:
+            return INTERRUPTED
+        if info.structured:
+            return Outcome("completed", "stop")
+        match info.finish:
+            case None:
+                return ABORTED_OUTCOME
+            case "tool-calls":
+                return Outcome("completed", "rejected")
+            case "content-filter":
+                return failed(UpstreamError("ContentFilterError", "The answer was filtered."))
+            case "error":
+                return failed(error or UpstreamError("UnknownError", "The model call failed."))
+        return Outcome("completed", info.finish.replace("-", "_"))
+
+
+def failed(error: UpstreamError) -> Outcome:
+    """The outcome of an error OpenCode reports; an abort that we did not ask for is one too."""
+    if error.name == ABORTED:
+        return ABORTED_OUTCOME
+    code = ERROR_CODES.get(error.name, "agent_error")
+    finish = "content_filter" if code == "content_filter" else None
+    return Outcome("error", finish, TurnError(code, error.message or error.name))
+
+
+NO_ANSWER = Outcome("error", None, TurnError("no_answer", "The agent gave no answer."))
+INTERRUPTED = Outcome(
+    "error",
+    None,
+    TurnError("interrupted", "The agent's server stopped before the answer was done."),
+)
+ABORTED_OUTCOME = Outcome("cancelled", "aborted")

@@ -1,0 +1,250 @@
+"""The reply as it grows: ``apply(event) -> changes``.
+
+Responsibilities: which events belong to our turn; the parts in their order, with their text;
+whether our prompt was accepted; whether the session has come to rest since. Not responsibilities:
+IO, time, storing, deciding how the turn ended (that is read from REST, see ``exchange``).
+
+What made it a state machine of its own: text arrives as deltas whose sum exists nowhere else until
+the part ends; ``session.idle`` can be an earlier turn's, can come twice and can come before the
+last ``message.updated``; a failed attempt's text is silently void (OpenCode 1.18.33, measured).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from opencode_async.protocol.changes import (
+    PartAdded,
+    PartDelta,
+    PartUpdated,
+    ReplyChange,
+    Retrying,
+    TodosChanged,
+    UsageChanged,
+)
+from opencode_async.protocol.events import (
+    Event,
+    MessagePartDelta,
+    MessagePartUpdated,
+    MessageUpdated,
+    SessionCreated,
+    SessionError,
+    SessionIdle,
+    SessionStatus,
+    TodoUpdated,
+)
+from opencode_async.protocol.lineage import Lineage
+from opencode_async.protocol.messages import ABORTED, MessageInfo, UpstreamError, Usage
+from opencode_async.protocol.parts import Part, ReasoningPart, TextPart
+from opencode_async.protocol.todos import Todo
+
+Changes = list[ReplyChange]
+MOST_EARLY = 1000  # events kept for messages not announced yet; 300 ms of deltas were seen
+
+
+class Reply:
+    """The state of one turn's answer in one session; illegal or foreign events change nothing."""
+
+    def __init__(self, session_id: str, prompt_id: str, parts: Iterable[Part] = ()) -> None:
+        self.session_id = session_id
+        self.prompt_id = prompt_id
+        self.accepted = False
+        self.idle = False
+        self.error: UpstreamError | None = None
+        self.todos: tuple[Todo, ...] = ()
+        self.children: set[str] = set()
+        self._lineage = Lineage(prompt_id)
+        self._parts: list[Part] = []
+        self._text: list[list[str]] = []
+        self._index: dict[str, int] = {}
+        self._open: set[int] = set()
+        self._answers: dict[str, MessageInfo] = {}
+        self._early: dict[str, list[Event]] = {}
+        self._early_count = 0
+        for part in parts:
+            self._append(part)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the turn seems over: idle since our prompt was seen, nothing left incomplete."""
+        if not (self.accepted and self.idle):
+            return False
+        newest = next(reversed(self._answers.values()), None)
+        return newest is None or newest.completed
+
+    @property
+    def usage(self) -> Usage:
+        """What the answers so far have cost, without children."""
+        return Usage.total(info.usage for info in self._answers.values())
+
+    def part(self, index: int) -> Part:
+        """The part at that index as it is now."""
+        part, text = self._parts[index], self._text[index]
+        if isinstance(part, (TextPart, ReasoningPart)) and len(text) > 1:
+            text[:] = ["".join(text)]
+            part = self._parts[index] = replace(part, content=text[0])
+        return part
+
+    def result(self) -> tuple[Part, ...]:
+        """All parts as they are now."""
+        return tuple(self.part(index) for index in range(len(self._parts)))
+
+    def apply(self, event: Event) -> Changes:
+        """Take in one event of our session or a child's; what followers must be told comes back."""
+        match event:
+            case SessionCreated(session_id, parent_id):
+                if parent_id == self.session_id or parent_id in self.children:
+                    self.children.add(session_id)
+                return []
+            case _ if getattr(event, "session_id", None) != self.session_id:
+                return []
+            case MessagePartDelta():
+                return self._delta(event)
+            case MessagePartUpdated():
+                return self._part_updated(event)
+            case MessageUpdated(info=info):
+                return self._message(info)
+            case SessionStatus():
+                return self._status(event)
+            case SessionIdle():
+                self.idle = self.accepted
+                return []
+            case SessionError(error=error):
+                # Before our prompt is there, an abort is the end of an earlier turn.
+                if self.accepted or error.name != ABORTED:
+                    self.error = error
+                return []
+            case TodoUpdated(todos=todos) if todos != self.todos:
+                self.todos = todos
+                return [TodosChanged(todos)]
+        return []
+
+    def accept(self) -> None:
+        """Our prompt is there, as a look-up over REST found."""
+        self.accepted = True
+        self._lineage.user(self.prompt_id)
+
+    def reconcile(self, parts: Sequence[Part], *, final: bool) -> Changes | None:
+        """Become what REST says; ``None`` when only a new snapshot can tell followers.
+
+        While the answer is not ``final`` an empty text in REST is unknown, not the truth: a part
+        gets its text there only when it has ended, so text that streamed is kept.
+        """
+        known, truth = [p.id for p in self._parts], [p.id for p in parts]
+        # REST may still lag behind the stream; only at the end does it lack what never was.
+        in_order = truth[: len(known)] == known or (not final and known[: len(truth)] == truth)
+        if in_order:
+            return [c for part in parts for c in self._put(part, ended=final or _has_text(part))]
+        streamed = {part.id: part for part in self.result()}
+        self._parts, self._text, self._index, self._open = [], [], {}, set()
+        for part in parts:
+            lagging = not final and not _has_text(part)
+            self._put(streamed.get(part.id, part) if lagging else part, ended=not lagging)
+        return None
+
+    def _message(self, info: MessageInfo) -> Changes:
+        if info.role == "user":
+            self._lineage.user(info.id)
+            return []
+        if not self._lineage.owns(info):
+            return []
+        before = self.usage
+        new = info.id not in self._answers
+        # A later answer means that what an earlier one left open will never be completed.
+        changes = self._withdraw() if new else []
+        self._answers[info.id] = info
+        for event in self._early.pop(info.id, []):
+            changes += self.apply(event)
+        usage = self.usage
+        return changes + ([UsageChanged(usage)] if usage != before else [])
+
+    def _part_updated(self, event: MessagePartUpdated) -> Changes:
+        if event.message_id == self.prompt_id:
+            self.accept()
+            return []
+        if event.kind == "compaction":
+            self._lineage.compaction(event.message_id)
+            return []
+        answer = self._answers.get(event.message_id)
+        if answer is None:
+            return self._keep(event, event.message_id)
+        if answer.summary:
+            return []
+        if event.kind == "step-start":
+            return self._withdraw()
+        return self._put(event.part, ended=event.ended) if event.part else []
+
+    def _delta(self, event: MessagePartDelta) -> Changes:
+        index = self._index.get(event.part_id)
+        if index is None:
+            if event.message_id in self._answers:
+                return []  # of a part that a gap swallowed: REST will tell
+            return self._keep(event, event.message_id)
+        self._text[index].append(event.delta)
+        return [PartDelta(index, event.delta)] if event.delta else []
+
+    def _status(self, event: SessionStatus) -> Changes:
+        if event.kind == "idle":
+            self.idle = self.accepted
+        elif event.kind == "busy":
+            self.idle = False
+        elif event.kind == "retry":
+            self.idle = False
+            return [*self._withdraw(), Retrying(event.attempt, event.message, event.next_at)]
+        return []
+
+    def _put(self, part: Part, *, ended: bool) -> Changes:
+        index = self._index.get(part.id)
+        if index is None:
+            index = self._append(part)
+            changes: Changes = [PartAdded(index, part)]
+        elif (current := self.part(index)) == part or not (ended or _has_text(part)):
+            changes = []
+        else:
+            changes = [_difference(index, current, part)]
+            self._parts[index] = part
+            self._text[index] = [_content(part)]
+        (self._open.discard if ended else self._open.add)(index)
+        return changes
+
+    def _append(self, part: Part) -> int:
+        index = self._index[part.id] = len(self._parts)
+        self._parts.append(part)
+        self._text.append([_content(part)])
+        return index
+
+    def _withdraw(self) -> Changes:
+        """Empty what a failed attempt left open: that text exists nowhere any more."""
+        changes: Changes = []
+        for index in sorted(self._open):
+            part = self.part(index)
+            if isinstance(part, (TextPart, ReasoningPart)) and part.content:
+                self._parts[index] = part = replace(part, content="")
+                self._text[index] = [""]
+                changes.append(PartUpdated(index, part))
+        self._open.clear()
+        return changes
+
+    def _keep(self, event: Event, message_id: str) -> Changes:
+        """Hold an event that came before its message; whose it is cannot be known yet."""
+        if self.accepted and self._early_count < MOST_EARLY:
+            self._early.setdefault(message_id, []).append(event)
+            self._early_count += 1
+        return []
+
+
+def _content(part: Part) -> str:
+    return part.content if isinstance(part, (TextPart, ReasoningPart)) else ""
+
+
+def _has_text(part: Part) -> bool:
+    return not isinstance(part, (TextPart, ReasoningPart)) or bool(part.content)
+
+
+def _difference(index: int, old: Part, new: Part) -> ReplyChange:
+    """The shortest way to tell a follower who has ``old``."""
+    was, now = _content(old), _content(new)
+    if type(old) is type(new) and was and now.startswith(was):
+        return PartDelta(index, now[len(was) :])
+    return PartUpdated(index, new)

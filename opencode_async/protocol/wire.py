@@ -1,0 +1,79 @@
+"""Reading JSON that came from OpenCode: what cannot be stored is mapped, what is missing is said.
+
+Model text and tool output carry U+0000 and lone surrogates through (OpenCode 1.18.33, measured);
+PostgreSQL refuses both in TEXT and JSONB. Both become U+FFFD here, at the one door, so that what is
+streamed, compared and stored is the same text.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+class Malformed(ValueError):
+    """A value from the wire lacks a field or has it in another type."""
+
+
+def clean(text: str) -> str:
+    """The text with U+0000 and lone surrogates replaced by U+FFFD."""
+    return UNSTORABLE.sub("\ufffd", text)
+
+
+def loads(raw: str | bytes) -> Any:
+    """Parse JSON and clean every string in it; raises ``Malformed`` for what is not JSON."""
+    try:
+        value = json.loads(raw)
+    except ValueError as error:
+        raise Malformed(f"not JSON: {error}") from error
+    # Such characters can only arrive as \u escapes, so nearly every frame skips the walk.
+    escape, surrogate = ("\\u0000", "\\ud") if isinstance(raw, str) else (b"\\u0000", b"\\ud")
+    if escape in raw or surrogate in raw.lower():  # type: ignore[operator]
+        return _cleaned(value)
+    return value
+
+
+def _cleaned(value: Any) -> Any:
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value]
+    if isinstance(value, dict):
+        return {clean(key): _cleaned(item) for key, item in value.items()}
+    return value
+
+
+def mapping(value: object, what: str = "value") -> Mapping[str, Any]:
+    """The value, which must be a JSON object."""
+    if not isinstance(value, Mapping):
+        raise Malformed(f"{what} is {type(value).__name__}, not an object")
+    return value
+
+
+def text(source: Mapping[str, Any], key: str) -> str:
+    """A required string field."""
+    value = source.get(key)
+    if not isinstance(value, str):
+        raise Malformed(f"{key} is {type(value).__name__}, not a string")
+    return value
+
+
+def optional_text(source: Mapping[str, Any], key: str) -> str | None:
+    """A string field, or ``None`` where it is absent or something else."""
+    value = source.get(key)
+    return value if isinstance(value, str) else None
+
+
+def number(source: Mapping[str, Any], key: str) -> float:
+    """A number, 0 where it is absent or something else (``true`` is not a number)."""
+    value = source.get(key)
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
+
+
+def objects(value: object) -> list[Mapping[str, Any]]:
+    """The objects of a JSON array; anything else in it, or no array, is left out."""
+    return [v for v in value if isinstance(v, Mapping)] if isinstance(value, list) else []

@@ -1,0 +1,199 @@
+"""Post the prompt and listen until REST says that the turn is over.
+
+The stream is a hint, REST is the truth. What ends a turn is never an event, only a look at REST
+that an event, a gap or a silence was the reason for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from opencode_async.client.client import OpencodeClient
+from opencode_async.client.hub import Disconnected, Gap, Item, Nudge, Subscription
+from opencode_async.errors import OpencodeConnectionError, OpencodeError
+from opencode_async.observability.error_reporter import ErrorReporter
+from opencode_async.protocol.changes import ReplyChange
+from opencode_async.protocol.events import PermissionAsked, QuestionAsked
+from opencode_async.protocol.exchange import Exchange, Outcome, TurnError
+from opencode_async.protocol.reply import Reply
+from opencode_async.settings import Timings
+
+JUST_POSTED = (
+    2.0  # s after a prompt in which an idle status says nothing (OpenCode 1.18.33, measured)
+)
+NOBODY = "Nobody is here to answer. Go on without it, or say what you would have needed."
+NOT_ACCEPTED = Outcome(
+    "error", None, TurnError("not_accepted", "The agent's server did not take the message.")
+)
+STOPPED = Outcome("cancelled", "cancelled")
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How the turn ended, with the exchange REST had then, if it could be asked."""
+
+    outcome: Outcome
+    exchange: Exchange | None
+
+
+Publish = Callable[[Sequence[ReplyChange] | None], Awaitable[None]]
+
+
+class Answer:
+    """One prompt and its answer, as it comes in over one subscription."""
+
+    def __init__(
+        self,
+        client: OpencodeClient,
+        events: Subscription,
+        reply: Reply,
+        body: dict[str, Any],
+        *,
+        publish: Publish,
+        report: ErrorReporter,
+        timings: Timings,
+    ) -> None:
+        self._client = client
+        self._events = events
+        self._reply = reply
+        self._body = body
+        self._publish = publish
+        self._report = report
+        self._timings = timings
+        self._now = asyncio.get_running_loop().time
+        self._posted = self._now()
+        self._lost: Disconnected | None = None
+        self._lost_since = 0.0
+        self._resting_since: float | None = None
+        self._stopping_since: float | None = None
+
+    async def post(self) -> None:
+        """Send the prompt. Raises what the client raises."""
+        await self._client.prompt(self._reply.session_id, self._body)
+        self._posted = self._now()
+
+    async def listen(self, *, resumed: bool) -> Ending:
+        """Follow the answer to its end; ``resumed`` if the prompt was posted in an earlier life."""
+        look = resumed
+        while True:
+            if look and (ending := await self._look(gap=resumed)) is not None:
+                return ending
+            items = await self._next()
+            resumed = any(isinstance(item, Gap) for item in items)
+            await self._take(items)
+            self._give_up_waiting()
+            refused = self._reply.error is not None and not self._reply.accepted
+            look = not items or resumed or refused or self._reply.settled
+
+    async def _next(self) -> list[Item]:
+        """What has come, or nothing after as long a silence as the situation bears."""
+        unsettled = (self._lost, self._resting_since, self._stopping_since)
+        watchful = not self._reply.accepted or self._reply.idle or any(unsettled)
+        try:
+            async with asyncio.timeout(self._timings.settle if watchful else self._timings.look):
+                return await self._events.batch()
+        except TimeoutError:
+            return []
+
+    async def _take(self, items: Sequence[Item]) -> None:
+        changes: list[ReplyChange] = []
+        for item in items:
+            match item:
+                case Gap():
+                    self._lost = None
+                case Disconnected():
+                    self._lost_since = self._lost_since if self._lost else self._now()
+                    self._lost = item
+                case Nudge():
+                    await self._publish(changes)
+                    changes = []
+                    await self._abort()
+                case PermissionAsked() | QuestionAsked():
+                    await self._dismiss(item)
+                case _:
+                    changes += self._reply.apply(item)
+        await self._publish(changes)
+
+    def _give_up_waiting(self) -> None:
+        if self._lost and self._now() - self._lost_since > self._timings.reconnect:
+            raise self._lost.error
+
+    async def _look(self, *, gap: bool) -> Ending | None:
+        """Ask REST whether the turn is over; after a gap also take from it what was missed."""
+        try:
+            exchange = await self._client.exchange(self._reply.session_id, self._reply.prompt_id)
+            resting = self._reply.idle or await self._at_rest()
+            if gap:
+                await self._catch_up(exchange)
+            if self._stopping_since is not None and not resting:
+                await self._abort()  # an abort before the model was called stops nothing
+        except OpencodeConnectionError as error:
+            if self._stopping_for() > self._timings.stop:
+                return Ending(STOPPED, None)
+            if self._lost is None:
+                self._lost, self._lost_since = Disconnected(error), self._now()
+            return None
+        return self._judge(exchange, resting)
+
+    def _judge(self, exchange: Exchange, resting: bool) -> Ending | None:
+        now, error = self._now(), self._reply.error
+        if exchange.accepted:
+            self._reply.accept()
+        elif error is not None:
+            refusal = TurnError("refused", error.message or error.name)
+            return Ending(Outcome("error", None, refusal), exchange)
+        elif now - self._posted > self._timings.accept:
+            return Ending(NOT_ACCEPTED, exchange)
+        else:
+            return None
+        if self._stopping_for() > self._timings.stop:
+            return Ending(STOPPED, exchange)
+        if not resting:
+            self._resting_since = None
+            return None
+        if exchange.complete or (error is not None and not exchange.answers):
+            return Ending(exchange.outcome(error), exchange)
+        # Error and abort send their idle before the last update of the message.
+        if self._resting_since is None:
+            self._resting_since = now
+        if now - self._resting_since >= self._timings.settle:
+            return Ending(exchange.outcome(error), exchange)
+        return None
+
+    async def _at_rest(self) -> bool:
+        if self._now() - self._posted < JUST_POSTED:
+            return False
+        return not await self._client.busy(self._reply.session_id)
+
+    async def _catch_up(self, exchange: Exchange) -> None:
+        await self._publish(self._reply.reconcile(exchange.parts, final=False))
+        for ask in await self._client.asked():
+            if ask.session_id in self._events.session_ids:
+                await self._dismiss(ask)
+
+    async def _dismiss(self, ask: PermissionAsked | QuestionAsked) -> None:
+        """Refuse at once what nobody can answer: OpenCode would wait for ever."""
+        try:
+            if isinstance(ask, PermissionAsked):
+                await self._client.reject_permission(ask.id, NOBODY)
+            else:
+                await self._client.reject_question(ask.id)
+        except OpencodeError as error:
+            self._report(error, severity="error", context={"during": "dismissing an ask"})
+
+    async def _abort(self) -> None:
+        """Stop the agent, subagents first."""
+        if self._stopping_since is None:
+            self._stopping_since = self._now()
+        try:
+            for child in self._events.session_ids - {self._reply.session_id}:
+                await self._client.abort(child)
+            await self._client.abort(self._reply.session_id)
+        except OpencodeError as error:
+            self._report(error, severity="warning", context={"during": "aborting"})
+
+    def _stopping_for(self) -> float:
+        return 0.0 if self._stopping_since is None else self._now() - self._stopping_since

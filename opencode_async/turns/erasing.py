@@ -1,0 +1,60 @@
+"""Erasing a conversation, here and upstream."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import delete, select
+
+from opencode_async.client.client import OpencodeClient
+from opencode_async.database import Sessions, locked
+from opencode_async.errors import ConversationNotFound, OpencodeError
+from opencode_async.models import PENDING, QUEUED
+from opencode_async.settings import ConversationT, Timings
+from opencode_async.tables import Tables
+from opencode_async.turns.lease import MessageT
+from opencode_async.turns.turns import Turns
+
+
+async def erase(
+    turns: Turns[ConversationT, MessageT],
+    client: OpencodeClient,
+    sessions: Sessions,
+    tables: Tables[ConversationT, MessageT],
+    conversation_id: Any,
+    timings: Timings,
+) -> None:
+    """See ``Opencode.erase``."""
+    messages, conversations = tables.message, tables.conversation
+    async with sessions() as db:
+        live = await db.scalars(
+            select(messages.id).where(
+                messages.conversation_id == conversation_id,
+                messages.status.in_((PENDING, QUEUED)),
+            )
+        )
+        keys = live.all()
+    for key in keys:
+        await turns.stop(key, within=timings.stop)
+    async with sessions.begin() as db:
+        row = await locked(db, conversations, conversation_id)
+        if row is None:
+            raise ConversationNotFound(conversation_id)
+        session_id = row.opencode_session_id
+        mine = select(messages.id).where(messages.conversation_id == conversation_id)
+        for extra in (tables.ask, tables.artifact):
+            if extra is not None:
+                await db.execute(delete(extra).where(extra.message_id.in_(mine)))
+        await db.execute(delete(messages).where(messages.conversation_id == conversation_id))
+        await db.execute(delete(conversations).where(conversations.id == conversation_id))
+    if session_id is None:
+        return
+    try:
+        # A deleted session's turn goes on until it fails on its own database: abort it before.
+        for child in await client.children(session_id):
+            await client.abort(child)
+        await client.abort(session_id)
+        await client.delete_session(session_id)
+    except OpencodeError as error:
+        context = {"during": "erasing a session", "session_id": session_id}
+        client.error_reporter(error, severity="warning", context=context)

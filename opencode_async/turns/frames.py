@@ -1,0 +1,126 @@
+"""From changes to numbered frames, and on to the broker."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from opencode_async.brokers.broker import EventBroker, Frame
+from opencode_async.models import MessageMixin
+from opencode_async.observability.error_reporter import ErrorReporter
+from opencode_async.protocol.changes import (
+    Change,
+    Finished,
+    MessageAdded,
+    PartDelta,
+    Snapshot,
+    change_from_json,
+)
+from opencode_async.turns.message import message_json
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """A place in a turn's stream: ``<message id>.<epoch>.<seq>``."""
+
+    message_id: str
+    epoch: int
+    seq: int
+
+    def __str__(self) -> str:
+        return f"{self.message_id}.{self.epoch}.{self.seq}"
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor | None:
+        """The cursor in a ``Last-Event-ID``; ``None`` for anything else."""
+        message_id, _, rest = text.rpartition(".")
+        message_id, _, epoch = message_id.rpartition(".")
+        if not (message_id and epoch.isascii() and epoch.isdigit()):
+            return None
+        if not (rest.isascii() and rest.isdigit()):
+            return None
+        return cls(message_id, int(epoch), int(rest))
+
+    @classmethod
+    def of(cls, row: MessageMixin, message_id: str) -> Cursor:
+        """The last place that the row contains."""
+        return cls(message_id, row.epoch, row.cursor)
+
+
+def frame_of(change: Change, cursor: Cursor) -> Frame:
+    """The change as a frame at that place."""
+    data = json.dumps(
+        {"message_id": cursor.message_id, **change.to_json()},
+        ensure_ascii=False,
+        separators=(",", ":"),
+        allow_nan=False,
+    )
+    return Frame(str(cursor), cursor.seq, change.event, data)
+
+
+def change_of(frame: Frame) -> Change:
+    """The change in a frame."""
+    data: dict[str, Any] = json.loads(frame.data)
+    return change_from_json(frame.event, data)
+
+
+def row_frame(row: MessageMixin, kind: type[Snapshot | MessageAdded | Finished]) -> Frame:
+    """The whole row as a frame, at the place the row has reached."""
+    message = message_json(row)
+    return frame_of(kind(message), Cursor.of(row, message["id"]))
+
+
+def merged(changes: Iterable[Change]) -> Iterator[Change]:
+    """The changes with neighbouring deltas of one part made one: what a burst of tokens becomes."""
+    for index, run in groupby(changes, lambda c: c.index if isinstance(c, PartDelta) else None):
+        if index is None:
+            yield from run
+        else:
+            yield PartDelta(index, "".join(c.delta for c in run if isinstance(c, PartDelta)))
+
+
+class FramePublisher:
+    """Numbers the frames of one epoch of a turn and hands them to the broker.
+
+    A broker that fails is reported and not asked again in this epoch: followers then read the row.
+    """
+
+    def __init__(
+        self, broker: EventBroker, message_id: str, epoch: int, report: ErrorReporter
+    ) -> None:
+        self.seq = 0
+        self.stored = 0
+        self._broker: EventBroker | None = broker
+        self._message_id = message_id
+        self._epoch = epoch
+        self._report = report
+
+    async def publish(self, changes: Iterable[Change]) -> None:
+        """Publish the changes in their order."""
+        frames = []
+        for change in merged(changes):
+            self.seq += 1
+            frames.append(frame_of(change, Cursor(self._message_id, self._epoch, self.seq)))
+        if frames and self._broker is not None:
+            try:
+                await self._broker.publish(
+                    self._message_id, self._epoch, frames, stored=self.stored
+                )
+            except Exception as error:
+                self._broken(error)
+
+    async def end(self) -> None:
+        """Tell followers to look at the row."""
+        if self._broker is not None:
+            try:
+                await self._broker.end(self._message_id)
+            except Exception as error:
+                self._broken(error)
+
+    def _broken(self, error: Exception) -> None:
+        self._broker = None
+        context = {"during": "publishing", "message_id": self._message_id}
+        self._report(error, severity="warning", context=context)

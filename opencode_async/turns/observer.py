@@ -1,0 +1,105 @@
+"""A host's observers of a reply, and how they are fed without being waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+
+from opencode_async.observability.error_reporter import ErrorReporter, Severity
+from opencode_async.protocol.changes import Change, PartAdded, PartDelta, PartUpdated
+from opencode_async.protocol.parts import Part
+from opencode_async.turns.message import TurnResult
+
+DRAIN = 5.0  # s an observer has, after the turn ended, for what it was not told yet
+
+
+class ReplyObserver:
+    """Override what you want to hear of a turn; each method is awaited in order, off the hot path.
+
+    A part that changed several times before its turn came is told once, as it then is. What a
+    method raises goes to the ``ErrorReporter`` and changes nothing.
+    """
+
+    async def on_part_appended(self, part: Part) -> None:
+        """A part is new."""
+
+    async def on_part_updated(self, part: Part, index: int) -> None:
+        """The part at that place has changed: text grew or was withdrawn, a tool went on."""
+
+    async def on_error(self, error: BaseException, *, severity: Severity) -> None:
+        """Something failed that the turn may go on after."""
+
+    async def on_finalized(self, result: TurnResult) -> None:
+        """The turn has ended and is stored."""
+
+
+class ObserverFeed:
+    """Feeds one observer; its backlog is bounded by the number of parts."""
+
+    def __init__(
+        self, observer: ReplyObserver, part: Callable[[int], Part], report: ErrorReporter
+    ) -> None:
+        self._observer = observer
+        self._part = part
+        self._report = report
+        self._due: dict[int, bool] = {}  # index -> whether it is new; in the order they came up
+        self._errors: list[tuple[BaseException, Severity]] = []
+        self._arrived = asyncio.Event()
+        self._result: TurnResult | None = None
+        self._telling: asyncio.Task[None] | None = None
+
+    def take(self, changes: Iterable[Change]) -> None:
+        """Note what has changed."""
+        for change in changes:
+            if isinstance(change, PartAdded):
+                self._due[change.index] = True
+            elif isinstance(change, (PartDelta, PartUpdated)):
+                self._due.setdefault(change.index, False)
+        self._arrived.set()
+
+    def error(self, error: BaseException, severity: Severity) -> None:
+        """Note an error."""
+        self._errors.append((error, severity))
+        self._arrived.set()
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin to tell the observer, in a task of the turn's."""
+        self._telling = tasks.create_task(self._run())
+
+    async def finish(self, result: TurnResult) -> None:
+        """Tell it the rest and then the end, within a deadline."""
+        self._result = result
+        self._arrived.set()
+        if self._telling is not None:
+            await asyncio.wait([self._telling], timeout=DRAIN)
+            if self._telling.cancel():
+                error = TimeoutError(f"observer not done {DRAIN} s after the end of its turn")
+                self._report(error, severity="warning", context={"during": "observer"})
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            await self._tell()
+            if self._result is not None:
+                await self._call(self._observer.on_finalized(self._result))
+                return
+
+    async def _tell(self) -> None:
+        while self._due:
+            index = next(iter(self._due))
+            new = self._due.pop(index)
+            part = self._part(index)
+            if new:
+                await self._call(self._observer.on_part_appended(part))
+            else:
+                await self._call(self._observer.on_part_updated(part, index))
+        while self._errors:
+            error, severity = self._errors.pop(0)
+            await self._call(self._observer.on_error(error, severity=severity))
+
+    async def _call(self, told: Coroutine[object, object, None]) -> None:
+        try:
+            await told
+        except Exception as error:
+            self._report(error, severity="warning", context={"during": "observer"})

@@ -1,0 +1,67 @@
+"""Writing a growing reply to its row, off the hot path.
+
+Each write holds the whole reply, so the pause between two grows with its size: what a turn writes
+in all stays proportional to its reply, not to its square.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from opencode_async.observability.error_reporter import ErrorReporter
+from opencode_async.turns.frames import FramePublisher
+from opencode_async.turns.lease import Lease
+
+PER_PAUSE = 100_000  # characters of reply that lengthen the pause by one more `snapshot` interval
+
+
+class SnapshotWriter:
+    """Writes what ``columns`` gives when told of a change, but not more often than due."""
+
+    def __init__(
+        self,
+        lease: Lease[Any],
+        publisher: FramePublisher,
+        columns: Callable[[], dict[str, Any]],
+        *,
+        interval: float,
+        on_stop: Callable[[], None],
+        report: ErrorReporter,
+    ) -> None:
+        self._lease = lease
+        self._publisher = publisher
+        self._columns = columns
+        self._interval = interval
+        self._on_stop = on_stop
+        self._report = report
+        self._changed = asyncio.Event()
+
+    def changed(self) -> None:
+        """There is something to write."""
+        self._changed.set()
+
+    async def write(self) -> int:
+        """Write now; how many characters of text. Raises ``LeaseLost``."""
+        self._changed.clear()
+        columns = self._columns()
+        stop = await self._lease.store(columns)
+        self._publisher.stored = columns["cursor"]
+        if stop is not None:
+            self._on_stop()
+        return len(columns["content"]) + len(columns["reasoning"])
+
+    async def run(self) -> None:
+        """Write for ever; a failing database is reported and tried again. Raises ``LeaseLost``."""
+        size = 0
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(self._interval * (1 + size / PER_PAUSE))
+            try:
+                size = await self.write()
+            except (SQLAlchemyError, OSError) as error:
+                self._report(error, severity="warning", context={"during": "snapshot"})
+                self._changed.set()

@@ -1,0 +1,288 @@
+"""What a host does with turns: start, follow, cancel, run, recover. No access is checked here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Generic
+
+from sqlalchemy import event, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session as SyncSession
+from sqlalchemy.orm import SessionTransaction
+
+from opencode_async.brokers.broker import EventBroker
+from opencode_async.database import Sessions, locked
+from opencode_async.database_time import database_time
+from opencode_async.errors import ConversationBusy, ConversationNotFound, MessageNotFound
+from opencode_async.models import PENDING, QUEUED, TERMINAL
+from opencode_async.observability.error_reporter import ErrorReporter
+from opencode_async.protocol.changes import Change
+from opencode_async.protocol.wire import clean
+from opencode_async.settings import ConversationT, Timings
+from opencode_async.tables import Tables
+from opencode_async.turns.following import Following, conversation_topic
+from opencode_async.turns.frames import Cursor, change_of
+from opencode_async.turns.lease import MessageT
+from opencode_async.turns.message import TurnResult
+from opencode_async.turns.prompt import prompt_columns
+from opencode_async.turns.runner import Runner
+from opencode_async.turns.turn import Turn, next_position
+
+Dispatch = Callable[[MessageT], Awaitable[None]]
+
+
+class Turns(Generic[ConversationT, MessageT]):
+    """The turns of one ``Opencode``, as ``agent.turns``."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        tables: Tables[ConversationT, MessageT],
+        broker: EventBroker,
+        tasks: asyncio.TaskGroup,
+        *,
+        make: Callable[[AsyncSession, MessageT], Awaitable[Turn[ConversationT, MessageT]]],
+        dispatch: Dispatch[MessageT] | None,
+        timings: Timings,
+        report: ErrorReporter,
+    ) -> None:
+        self.following: Following[MessageT] = Following(sessions, tables.message, broker, timings)
+        self._sessions = sessions
+        self._conversation = tables.conversation
+        self._message = tables.message
+        self._broker = broker
+        self._tasks = tasks
+        self._make = make
+        self._dispatch = dispatch
+        self._timings = timings
+        self._report = report
+        self._runner = Runner(tasks, self._execute, report)
+
+    async def start(
+        self,
+        conversation_id: Any,
+        text: str,
+        *,
+        db: AsyncSession | None = None,
+        values: Mapping[str, Any] | None = None,
+        agent: str | None = None,
+        model: str | None = None,
+    ) -> MessageT:
+        """Store what a person says and the assistant's row that is to answer it, and dispatch that.
+
+        ``values`` fills the host's own columns of both rows. With ``db`` the rows are written in
+        the caller's transaction and flushed, not committed; the turn is dispatched once that
+        commits. Raises ``ConversationNotFound`` and ``ConversationBusy``.
+        """
+        if db is not None:
+            message = await self._insert(db, conversation_id, text, values or {}, agent, model)
+            self._dispatch_after(db, message.id, conversation_id)
+            return message
+        async with self._sessions() as own:
+            message = await self._insert(own, conversation_id, text, values or {}, agent, model)
+            await own.commit()
+            await own.refresh(message)
+        await self._announce(message.id, conversation_id)
+        return message
+
+    @asynccontextmanager
+    async def follow(
+        self, message_id: Any, *, after: str | None = None
+    ) -> AsyncIterator[AsyncIterator[Change]]:
+        """Follow a turn, from a cursor if given; iterating ends behind ``Finished``.
+
+        Raises ``MessageNotFound``.
+        """
+        cursor = Cursor.parse(after) if after else None
+        await self._status(message_id)
+        batches = self.following.turn(message_id, cursor)
+
+        async def changes() -> AsyncIterator[Change]:
+            async for frames in batches:
+                for frame in frames:
+                    yield change_of(frame)
+
+        following = changes()
+        try:
+            yield following
+        finally:
+            await following.aclose()  # type: ignore[attr-defined]
+            await batches.aclose()  # type: ignore[attr-defined]
+
+    async def cancel(self, message_id: Any) -> MessageT:
+        """Ask a turn to stop, once; the row as it is now. A terminal one stays as it is.
+
+        Whoever runs the turn aborts it; how it ends is in the row when it is terminal. Raises
+        ``MessageNotFound``.
+        """
+        kind = self._message
+        async with self._sessions.begin() as db:
+            await db.execute(
+                update(kind)
+                .where(kind.id == message_id, kind.stop_requested.is_(None))
+                .where(kind.status.in_((PENDING, QUEUED)))
+                .values({"stop_requested": "cancelled"})
+                .execution_options(synchronize_session=False)
+            )
+            row = await db.get(kind, message_id)
+        if row is None:
+            raise MessageNotFound(message_id)
+        self._runner.stop(message_id)
+        return row
+
+    async def stop(self, message_id: Any, *, within: float) -> None:
+        """Cancel a turn; if it runs here, wait until it has ended, ``within`` seconds at most."""
+        await self.cancel(message_id)
+        try:
+            async with asyncio.timeout(within):
+                await self._runner.join(message_id)
+        except TimeoutError as error:
+            context = {"during": "stopping a turn", "message_id": str(message_id)}
+            self._report(error, severity="warning", context=context)
+
+    async def run(self, message_id: Any) -> TurnResult:
+        """Run a turn to its end here, or wait for the one that runs here already: for job queues.
+
+        Safe under any at-least-once delivery: a terminal turn gives its stored result, one that
+        another worker runs raises ``LeaseHeld``. Raises ``MessageNotFound``. Cancelling it gives
+        the turn up, if it was this call that ran it.
+        """
+        await self._runner.join(message_id)
+        return await self._execute(message_id, lambda stop: None)
+
+    async def recover(self) -> list[Any]:
+        """Dispatch every pending turn that nobody runs; their ids.
+
+        That is one whose worker died, at most the lease time ago, or whose dispatch got lost.
+        """
+        kind = self._message
+        ownerless = kind.lease_expires_at.is_(None) & (
+            kind.created_at < database_time(-self._timings.lease)
+        )
+        async with self._sessions() as db:
+            query = select(kind).where(
+                kind.status == PENDING,
+                kind.prompt_id.is_not(None),
+                ownerless | (kind.lease_expires_at < database_time()),
+            )
+            found = (await db.scalars(query)).all()
+        for message in found:
+            await self._hand_over(message)
+        return [message.id for message in found]
+
+    async def watch(self) -> None:
+        """Recover turns for ever."""
+        while True:
+            await asyncio.sleep(self._timings.lease / 2)
+            try:
+                await self.recover()
+            except Exception as error:
+                self._report(error, severity="warning", context={"during": "recovering turns"})
+
+    def close(self) -> None:
+        """Give up the turns that run here; each releases its lease."""
+        self._runner.cancel()
+
+    async def _insert(
+        self,
+        db: AsyncSession,
+        conversation_id: Any,
+        text: str,
+        values: Mapping[str, Any],
+        agent: str | None,
+        model: str | None,
+    ) -> MessageT:
+        kind = self._message
+        new: Callable[..., MessageT] = kind  # a mapped class takes its attributes as keywords
+        conversation = await locked(db, self._conversation, conversation_id)
+        if conversation is None:
+            raise ConversationNotFound(conversation_id)
+        busy = select(kind.id).where(
+            kind.conversation_id == conversation_id, kind.status.in_((PENDING, QUEUED))
+        )
+        if (await db.execute(busy.limit(1))).first() is not None:
+            raise ConversationBusy(conversation_id)
+        position = await next_position(db, kind, conversation_id)
+        common = {**values, "conversation_id": conversation_id}
+        said = new(
+            **common, role="user", status="completed", content=clean(text), position=position
+        )
+        db.add(said)
+        await db.flush()
+        message = new(
+            **common,
+            role="assistant",
+            status=PENDING,
+            position=position + 1,
+            reply_to=str(said.id),
+            **prompt_columns(text, agent=agent, model=model),
+        )
+        db.add(message)
+        try:
+            await db.flush()
+        except IntegrityError as error:
+            # Another writer than this library put a pending row there since the look above.
+            raise ConversationBusy(conversation_id) from error
+        await db.execute(
+            update(self._conversation)
+            .where(self._conversation.id == conversation_id)
+            .values({"updated_at": database_time()})
+            .execution_options(synchronize_session=False)
+        )
+        return message
+
+    def _dispatch_after(self, db: AsyncSession, key: Any, conversation_id: Any) -> None:
+        """Dispatch once the outermost transaction of ``db`` has ended; not if it rolled back."""
+        sync = db.sync_session
+        loop = asyncio.get_running_loop()
+
+        def ended(session: SyncSession, transaction: SessionTransaction) -> None:
+            if transaction.parent is None:
+                # Not at once: SQLAlchemy is iterating over its listeners.
+                loop.call_soon(event.remove, sync, "after_transaction_end", ended)
+                # Whether it committed is seen in the row being there.
+                self._tasks.create_task(self._announce(key, conversation_id))
+
+        event.listen(sync, "after_transaction_end", ended)
+
+    async def _announce(self, key: Any, conversation_id: Any) -> None:
+        """The row is committed (or is not there): tell followers and hand it over."""
+        try:
+            async with self._sessions() as db:
+                message = await db.get(self._message, key)
+            if message is None:
+                return
+            await self._broker.publish(conversation_topic(conversation_id), 0, [], stored=0)
+            await self._hand_over(message)
+        except Exception as error:
+            context = {"during": "dispatching", "message_id": str(key)}
+            self._report(error, severity="error", context=context)
+
+    async def _hand_over(self, message: MessageT) -> None:
+        if self._dispatch is None:
+            self._runner.start(message.id)
+        else:
+            await self._dispatch(message)
+
+    async def _execute(
+        self, key: Any, stoppable: Callable[[Callable[[], None]], None]
+    ) -> TurnResult:
+        async with self._sessions() as db:
+            message = await db.get(self._message, key)
+            if message is None:
+                raise MessageNotFound(key)
+            if message.status in TERMINAL:
+                return TurnResult.of(message)
+            turn = await self._make(db, message)
+            stoppable(turn.stop)
+            return await turn
+
+    async def _status(self, key: Any) -> str:
+        async with self._sessions() as db:
+            status = await db.scalar(select(self._message.status).where(self._message.id == key))
+        if status is None:
+            raise MessageNotFound(key)
+        return status

@@ -1,0 +1,219 @@
+"""The routes ready made: built only on ``agent.turns`` and on queries that obey ``Access``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request, Response, params
+from fastapi.responses import JSONResponse
+from sqlalchemy import select, tuple_
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from opencode_async.database import parsed_key, sessions_of
+from opencode_async.errors import ConversationNotFound, MessageNotFound
+from opencode_async.models import PENDING, QUEUED, TERMINAL, ConversationMixin
+from opencode_async.turns.message import isoformat, message_json
+from opencode_async.web.access import Access, AccessDependency, Visible
+from opencode_async.web.problems import Forbidden, Invalid, NotAllowed, ProblemRoute
+from opencode_async.web.schemas import (
+    AgentConversation,
+    AgentConversationDetail,
+    AgentConversations,
+    AgentMessage,
+    AgentNewConversation,
+    AgentNewMessage,
+    AgentProblem,
+    PostRules,
+)
+from opencode_async.web.sse import FollowerResponse, cursor_of, turn_response
+
+if TYPE_CHECKING:
+    from opencode_async.opencode import Opencode
+
+Limit = Annotated[int, Query(ge=1, le=200)]
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}
+}
+
+
+@dataclass(frozen=True)
+class RouterOptions:
+    """What a host decides about the router as such, as ``APIRouter`` takes it."""
+
+    tags: list[str | Enum]
+    dependencies: list[params.Depends]
+    responses: dict[int | str, dict[str, Any]] | None
+    include_in_schema: bool
+
+
+def build_router(
+    agent: Opencode[Any, Any], access: AccessDependency, rules: PostRules, options: RouterOptions
+) -> APIRouter:
+    """The router of ``Opencode.router``."""
+    problems: dict[int | str, dict[str, Any]] = {
+        status: {"model": AgentProblem} for status in (403, 404, 409, 422)
+    }
+    router = APIRouter(
+        route_class=ProblemRoute,
+        tags=options.tags,
+        dependencies=options.dependencies,
+        responses=problems | (options.responses or {}),
+        include_in_schema=options.include_in_schema,
+        generate_unique_id_function=lambda route: f"{agent.name}_{route.name}",
+    )
+    tables = agent.tables
+    conversations, messages = tables.conversation, tables.message
+    sessions = sessions_of(agent.sessionmaker)
+    Caller = Annotated[Access, Depends(access)]
+
+    def writer(access: Caller) -> Access:
+        if not access.may_write:
+            raise Forbidden
+        return access
+
+    Writer = Annotated[Access, Depends(writer)]
+
+    async def found(db: AsyncSession, access: Access, key: str) -> Any:
+        row = await db.scalar(Visible(tables, access).conversation(key))
+        if row is None:
+            raise ConversationNotFound(key)
+        return row
+
+    async def found_message(access: Access, key: str) -> Any:
+        async with sessions() as db:
+            row = await db.scalar(Visible(tables, access).message(key))
+        if row is None:
+            raise MessageNotFound(key)
+        return row
+
+    async def shown(db: AsyncSession, rows: list[Any]) -> list[dict[str, Any]]:
+        query = select(messages.conversation_id).where(
+            messages.conversation_id.in_([row.id for row in rows]),
+            messages.status.in_((PENDING, QUEUED)),
+        )
+        busy = set((await db.scalars(query)).all())
+        return [conversation_json(row, busy=row.id in busy) for row in rows]
+
+    @router.get("/conversations", response_model=AgentConversations)
+    async def list_conversations(
+        access: Caller, limit: Limit = 50, before: str | None = None
+    ) -> Response:
+        """The caller's conversations, newest first."""
+        query = Visible(tables, access).conversations()
+        order = tuple_(conversations.created_at, conversations.id)
+        if before is not None:
+            key = parsed_key(conversations, before)
+            last = select(conversations.created_at, conversations.id).where(
+                conversations.id == key, access.where
+            )
+            query = query.where(order < last.scalar_subquery())
+        query = query.order_by(conversations.created_at.desc(), conversations.id.desc())
+        async with sessions() as db:
+            rows = list((await db.scalars(query.limit(limit + 1))).all())
+            items = await shown(db, rows[:limit])
+        following = items[-1]["id"] if len(rows) > limit else None
+        return JSONResponse({"items": items, "next": following})
+
+    @router.post("/conversations", status_code=201, response_model=AgentConversation)
+    async def create_conversation(
+        access: Writer, body: AgentNewConversation | None = None
+    ) -> Response:
+        """A new conversation."""
+        title = body.title if body else None
+        async with sessions() as db:
+            row = conversations(**{**access.conversation, "title": title})
+            db.add(row)
+            await db.commit()
+            await db.refresh(row)
+        return JSONResponse(conversation_json(row, busy=False), 201)
+
+    @router.get("/conversations/{cid}", response_model=AgentConversationDetail)
+    async def get_conversation(
+        cid: str, access: Caller, limit: Limit = 50, before: str | None = None
+    ) -> Response:
+        """A conversation with its newest messages, or those before one of them; oldest first."""
+        async with sessions() as db:
+            row = await found(db, access, cid)
+            query = select(messages).where(messages.conversation_id == row.id)
+            if before is not None:
+                key = parsed_key(messages, before)
+                last = select(messages.position).where(
+                    messages.id == key, messages.conversation_id == row.id
+                )
+                query = query.where(messages.position < last.scalar_subquery())
+            query = query.order_by(messages.position.desc()).limit(limit)
+            rows = (await db.scalars(query)).all()
+            (shape,) = await shown(db, [row])
+        return JSONResponse({**shape, "messages": [message_json(m) for m in reversed(rows)]})
+
+    @router.delete("/conversations/{cid}", status_code=204)
+    async def delete_conversation(cid: str, access: Writer) -> Response:
+        """Erase a conversation: its turn is stopped, its rows and its OpenCode session go."""
+        async with sessions() as db:
+            row = await found(db, access, cid)
+        await agent.erase(row.id)
+        return Response(status_code=204)
+
+    @router.post("/conversations/{cid}/messages", status_code=202, response_model=AgentMessage)
+    async def post_message(cid: str, body: AgentNewMessage, access: Writer) -> Response:
+        """Say something; the assistant's message that will answer comes back, still pending."""
+        check(body, rules)
+        async with sessions() as db:
+            row = await found(db, access, cid)
+        message = await agent.turns.start(
+            row.id, body.text, values=access.message, agent=body.agent, model=body.model
+        )
+        return JSONResponse(message_json(message), 202)
+
+    @router.get("/conversations/{cid}/events", response_class=FollowerResponse, responses=STREAM)
+    async def follow_conversation(cid: str, access: Caller, request: Request) -> Response:
+        """Every turn of the conversation as it happens: one connection for a tab."""
+        async with sessions() as db:
+            row = await found(db, access, cid)
+        following, cursor = agent.turns.following, cursor_of(request)
+        first = await following.start_of(row.id, cursor)
+        return FollowerResponse(following.conversation(row.id, cursor, first), agent.timings)
+
+    @router.get("/messages/{mid}", response_model=AgentMessage)
+    async def get_message(mid: str, access: Caller) -> Response:
+        """A message as it is stored."""
+        return JSONResponse(message_json(await found_message(access, mid)))
+
+    @router.get("/messages/{mid}/events", response_class=FollowerResponse, responses=STREAM)
+    async def follow_message(mid: str, access: Caller, request: Request) -> Response:
+        """One turn as it happens, until it is finished; 204 when the cursor is at its end."""
+        row = await found_message(access, mid)
+        return await turn_response(agent.turns.following, row.id, request, agent.timings)
+
+    @router.post("/messages/{mid}/cancel", status_code=202, response_model=AgentMessage)
+    async def cancel_message(mid: str, access: Writer) -> Response:
+        """Stop a turn; 202 while it is being stopped, 200 if it had ended."""
+        row = await found_message(access, mid)
+        row = await agent.turns.cancel(row.id)
+        return JSONResponse(message_json(row), 200 if row.status in TERMINAL else 202)
+
+    return router
+
+
+def check(body: AgentNewMessage, rules: PostRules) -> None:
+    """Raise ``Invalid`` or ``NotAllowed`` for what this router does not take."""
+    if not body.text.strip():
+        raise Invalid("text is empty")
+    if len(body.text) > rules.max_text:
+        raise Invalid(f"text is longer than {rules.max_text} characters")
+    if body.agent is not None and body.agent not in rules.agents:
+        raise NotAllowed("agent")
+    if body.model is not None and body.model not in rules.models:
+        raise NotAllowed("model")
+
+
+def conversation_json(row: ConversationMixin, *, busy: bool) -> dict[str, Any]:
+    """A conversation as the HTTP contract shows it."""
+    return {
+        "id": str(row.id),
+        "title": row.title,
+        "busy": busy,
+        "created_at": isoformat(row.created_at),
+    }

@@ -1,0 +1,90 @@
+"""The JSON of the routes, for validation and OpenAPI; every schema's name begins with Agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+@dataclass(frozen=True)
+class PostRules:
+    """What a browser may post: agents and models it may ask for, and the longest text."""
+
+    agents: tuple[str, ...]
+    models: tuple[str, ...]
+    max_text: int
+
+
+class AgentRequest(BaseModel):
+    """A request body: an unknown field is an error, not ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class AgentNewConversation(AgentRequest):
+    title: str | None = Field(default=None, max_length=500)
+
+
+class AgentNewMessage(AgentRequest):
+    """What a person says; ``agent`` and ``model`` only if the app offers them."""
+
+    text: str
+    on_busy: Literal["reject"] = "reject"
+    agent: str | None = None
+    model: str | None = None
+
+
+class AgentConversation(BaseModel):
+    id: str
+    title: str | None
+    busy: bool = Field(description="Whether a turn is pending or queued.")
+    created_at: str
+
+
+class AgentConversations(BaseModel):
+    items: list[AgentConversation]
+    next: str | None = Field(description="The `before` of the next page; null on the last.")
+
+
+class AgentError(BaseModel):
+    code: str
+    message: str
+
+
+class AgentMessage(BaseModel):
+    id: str
+    conversation_id: str
+    reply_to: str | None
+    role: Literal["user", "assistant"]
+    status: Literal["queued", "pending", "completed", "cancelled", "error"]
+    finish: str | None
+    content: str = Field(description="The text parts, joined by a blank line.")
+    reasoning: str
+    parts: list[dict[str, Any]]
+    todos: list[dict[str, Any]]
+    error: AgentError | None
+    cost: float
+    input_tokens: int
+    output_tokens: int
+    cache_read_tokens: int
+    cache_write_tokens: int
+    questions: list[dict[str, Any]]
+    permissions: list[dict[str, Any]]
+    artifacts: list[dict[str, Any]]
+    created_at: str
+    finished_at: str | None
+
+
+class AgentConversationDetail(AgentConversation):
+    messages: list[AgentMessage] = Field(description="Oldest first.")
+
+
+class AgentProblem(BaseModel):
+    """RFC 9457; `type` is stable."""
+
+    type: str
+    title: str
+    status: int
+    detail: str | None = None

@@ -1,0 +1,105 @@
+"""Frames to a browser: the SSE response, its keep-alive, its farewell.
+
+Frames come in batches and leave as one chunk; each is encoded once for all its followers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import Any
+
+import anyio
+from fastapi import HTTPException, Request, Response
+from sse_starlette import EventSourceResponse, ServerSentEvent
+
+from opencode_async.brokers.broker import Frame
+from opencode_async.settings import Timings
+from opencode_async.turns.following import Following
+from opencode_async.turns.frames import Cursor
+
+Batches = AsyncIterator[Sequence[Frame]]
+SEND_TIMEOUT = 30.0  # s a browser has to take a chunk before it is given up
+PING = ServerSentEvent(comment="ping", sep="\n").encode()
+
+
+class FollowerResponse(EventSourceResponse):
+    """The stream of one follower."""
+
+    def __init__(self, batches: Batches, timings: Timings) -> None:
+        farewell = anyio.Event()
+        super().__init__(
+            chunks(batches, farewell, timings.ping),
+            ping=0,
+            send_timeout=SEND_TIMEOUT,
+            shutdown_event=farewell,
+            shutdown_grace_period=timings.drain,
+        )
+
+
+def encoded(frame: Frame) -> bytes:
+    """The frame's bytes on the wire."""
+    if frame.encoded is None:
+        event = ServerSentEvent(frame.data, event=frame.event, id=frame.id, sep="\n")
+        frame.encoded = event.encode()
+    return frame.encoded
+
+
+async def chunks(
+    batches: Batches, farewell: anyio.Event, ping: float
+) -> AsyncGenerator[bytes, None]:
+    """What is sent: each batch as one chunk, a comment when it is quiet, a farewell at shutdown."""
+    # At once, so that proxies and EventSource know that the stream stands.
+    yield retry("connected")
+    leaving = asyncio.ensure_future(farewell.wait())
+    coming = asyncio.ensure_future(_next(batches))
+    try:
+        while True:
+            done, _ = await asyncio.wait(
+                (coming, leaving), timeout=ping, return_when=asyncio.FIRST_COMPLETED
+            )
+            if coming in done:
+                frames = coming.result()
+                if frames is None:
+                    return
+                yield b"".join(map(encoded, frames))
+                coming = asyncio.ensure_future(_next(batches))
+            elif leaving in done:
+                yield retry("the server is shutting down")
+                return
+            else:
+                yield PING
+    finally:
+        for task in (coming, leaving):
+            task.cancel()
+        await asyncio.wait((coming, leaving))
+
+
+def retry(comment: str) -> bytes:
+    """A comment and when to reconnect: jittered, so that not all browsers return at once."""
+    milliseconds = random.randint(500, 2500)  # noqa: S311
+    return ServerSentEvent(comment=comment, retry=milliseconds, sep="\n").encode()
+
+
+def cursor_of(request: Request) -> Cursor | None:
+    """Where the follower left off; ``EventSource`` sends a header, a first request may ask."""
+    text = request.headers.get("last-event-id") or request.query_params.get("after")
+    return Cursor.parse(text) if text else None
+
+
+async def turn_response(
+    following: Following[Any], key: Any, request: Request, timings: Timings
+) -> Response:
+    """The stream of one turn; 204 where nothing is left to say, which ends an ``EventSource``."""
+    cursor = cursor_of(request)
+    place = await following.place_of(key)
+    if place is None:
+        raise HTTPException(404, "There is no such message.")
+    if place.terminal and cursor == place.cursor:
+        return Response(status_code=204)
+    return FollowerResponse(following.turn(key, cursor), timings)
+
+
+async def _next(batches: Batches) -> Sequence[Frame] | None:
+    return await anext(batches, None)

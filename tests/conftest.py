@@ -1,0 +1,74 @@
+"""The real parts that the tests run against; what a machine lacks is skipped by name."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from anyio.from_thread import start_blocking_portal
+
+from opencode_async.testing import ScriptedServer, scripted_server
+from tests.support.parts import opencode_executable, skip_without
+from tests.support.postgres import new_database, postgres_server
+
+
+@pytest.fixture(scope="session")
+def opencode_binary() -> Path:
+    """The OpenCode executable."""
+    return opencode_executable() or skip_without("OpenCode", "`make .opencode`")
+
+
+@pytest.fixture(scope="session")
+def opencode(
+    opencode_binary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ScriptedServer]:
+    """One real server for all tests, with the first turn's delays behind it.
+
+    It needs no event loop while it runs, so it may be restarted from a test's own.
+    """
+    folder = tmp_path_factory.mktemp("opencode")
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(
+            scripted_server(folder, binary=opencode_binary)
+        ) as server,
+    ):
+        warm_up(server)
+        yield server
+
+
+def warm_up(server: ScriptedServer) -> None:
+    """Run one turn and forget it: the first one takes seconds, the later ones do not."""
+    credentials = httpx.BasicAuth(server.username, server.password or "")
+    with httpx.Client(base_url=server.url, auth=credentials, trust_env=False, timeout=50) as client:
+        session = client.post("/session", json={"title": "warm-up"}).raise_for_status().json()
+        prompt = {"parts": [{"type": "text", "text": "SCRIPT:text Warm."}]}
+        client.post(f"/session/{session['id']}/message", json=prompt).raise_for_status()
+        client.delete(f"/session/{session['id']}").raise_for_status()
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Iterator[str]:
+    """A database server, as an SQLAlchemy URL; tests take ``database_url`` instead."""
+    with postgres_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
+    """An empty database of each kind, as an SQLAlchemy URL."""
+    if request.param == "sqlite":
+        yield f"sqlite+aiosqlite:///{tmp_path / 'test.db'}"
+    else:
+        async with new_database(request.getfixturevalue("postgres_url")) as url:
+            yield url
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Path:
+    """The Chromium executable, for Playwright's ``executable_path``."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    return Path(found) if found else skip_without("Chromium", "`apt-get install chromium`")

