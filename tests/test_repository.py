@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from functools import cache
 from pathlib import Path
 
 import pytest
 
-from tests.support.parts import REPOSITORY
+from tests.support.parts import REPOSITORY, skip_without
 
 TOP_LEVEL = {
     "CHANGELOG.md",
@@ -40,8 +41,9 @@ MACHINE_PATH = re.compile(r"(?<![\w.}])/(home|root|work|Users)/")
 
 @cache
 def tracked_files() -> list[Path]:
+    git = shutil.which("git") or skip_without("git", "`apt-get install git`")
     listed = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        [git, "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True, check=True
     )
     names = listed.stdout.split("\0")[:-1]
     return [path for path in map(Path, names) if (REPOSITORY / path).is_file()]

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 POLL_INTERVAL = 0.05
 STOP_TIMEOUT = 3.0  # OpenCode 1.18.33 is gone 0.1 s after SIGTERM, measured
 KEPT_LINES = 20
+# Its own SDK waits for this line too. 1.18.33 accepts connections 0.3 s before, and never answers
+# what it is asked on those, measured.
+LISTENING = "opencode server listening on "
 
 
 class LocalServer:
@@ -77,6 +80,7 @@ class LocalServer:
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._last_lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self._listening = threading.Event()
 
     @property
     def server(self) -> Server:
@@ -137,7 +141,14 @@ class LocalServer:
     def _spawn(self, executable: str) -> None:
         # `--port 0` is no help: 1.18.33 then tries 4096 first, where another server may be
         # expected.
-        command = [executable, "serve", "--hostname", "127.0.0.1", "--port", str(self._port)]
+        command = [
+            os.path.abspath(executable),
+            "serve",
+            "--hostname",
+            "127.0.0.1",
+            "--port",
+            str(self._port),
+        ]
         self._process = subprocess.Popen(  # noqa: S603 - the host names the executable
             [*command, "--print-logs"],
             cwd=self._directory,
@@ -150,6 +161,7 @@ class LocalServer:
             start_new_session=True,
         )
         self._last_lines.clear()
+        self._listening.clear()
         self._reader = threading.Thread(
             target=self._drain, args=[self._process.stdout], name="opencode-output", daemon=True
         )
@@ -161,15 +173,18 @@ class LocalServer:
             for line in output:
                 self._last_lines.append(line.rstrip())
                 logger.debug("%s", line.rstrip())
+                if line.startswith(LISTENING):
+                    self._listening.set()
 
     async def _becomes_healthy(self) -> bool:
         server = self.server
         credentials = httpx.BasicAuth(server.username, self._password)
         async with httpx.AsyncClient(auth=credentials, trust_env=False, timeout=5) as client:
             while self._process is not None and self._process.poll() is None:
-                with suppress(httpx.TransportError):
-                    if (await client.get(f"{server.url}/global/health")).status_code == 200:
-                        return True
+                if self._listening.is_set():
+                    with suppress(httpx.TransportError):
+                        if (await client.get(f"{server.url}/global/health")).status_code == 200:
+                            return True
                 await anyio.sleep(POLL_INTERVAL)
         return False
 

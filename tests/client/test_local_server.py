@@ -122,6 +122,15 @@ async def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
         await LocalServer(tmp_path, binary=binary).__aenter__()
 
 
+async def test_a_relative_executable_is_found_from_where_the_host_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executable(tmp_path / "opencode", "echo found")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OpencodeConnectionError, match="found"):
+        await LocalServer("/", binary="./opencode").__aenter__()
+
+
 async def test_a_server_that_does_not_answer_is_ended(tmp_path: Path) -> None:
     binary = executable(tmp_path / "opencode", "echo $$ > pid; echo thinking; exec sleep 1000")
     with pytest.raises(OpencodeTimeoutError, match="thinking"):

@@ -1,0 +1,148 @@
+"""Two host applications: one made for the library, one that had its tables before."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Generic
+from uuid import UUID, uuid4
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text, event
+from sqlalchemy.ext.asyncio import (
+    AsyncEngine,
+    AsyncSession,
+    async_sessionmaker,
+    create_async_engine,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from opencode_async import ConversationMixin, MessageMixin, Opencode, Server, Tables, Timings
+from opencode_async.observability.error_reporter import Severity
+from opencode_async.settings import ConversationT
+from opencode_async.turns.lease import MessageT
+
+# Short enough for tests to see what happens at their end, long enough for a busy machine.
+QUICK = Timings(lease=3.0, accept=8.0, reconnect=1.5, look=3.0, settle=0.5, stop=3.0, snapshot=0.1)
+Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only INTEGER keys
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Conversation(ConversationMixin, Base):
+    __tablename__ = "conversations"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    user_id: Mapped[int] = mapped_column(default=1)
+
+
+class Message(MessageMixin, Base):
+    __tablename__ = "messages"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    conversation_id: Mapped[UUID] = mapped_column(ForeignKey("conversations.id"))
+
+
+class OldBase(DeclarativeBase):
+    pass
+
+
+class Thread(ConversationMixin, OldBase):
+    __tablename__ = "threads"
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    tenant_id: Mapped[int] = mapped_column(BigInteger)
+
+
+class Entry(MessageMixin, OldBase):
+    __tablename__ = "entries"
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    conversation_id: Mapped[int] = mapped_column("thread_id", ForeignKey("threads.id"))
+    content: Mapped[str] = mapped_column("body", Text, server_default="")
+    tenant_id: Mapped[int] = mapped_column(BigInteger)
+    source: Mapped[str]
+    __table_args__ = (Index("ix_entries_tenant", "tenant_id"),)
+
+
+class Reports:
+    """An ``ErrorReporter`` that remembers."""
+
+    def __init__(self) -> None:
+        self.errors: list[BaseException] = []
+
+    def __call__(
+        self, error: BaseException, *, severity: Severity, context: dict[str, str]
+    ) -> None:
+        self.errors.append(error)
+
+
+@dataclass
+class Host(Generic[ConversationT, MessageT]):
+    """An app's database and its agent, running."""
+
+    agent: Opencode[ConversationT, MessageT]
+    engine: AsyncEngine
+    sessions: async_sessionmaker[AsyncSession]
+    reports: Reports
+    conversation_values: dict[str, Any]
+
+    async def conversation(self, **values: Any) -> Any:
+        """The id of a new conversation."""
+        row = self.agent.tables.conversation(**{**self.conversation_values, **values})
+        async with self.sessions() as db:
+            db.add(row)
+            await db.commit()
+            await db.refresh(row)
+            return row.id
+
+    async def row(self, key: object) -> MessageT:
+        """A message as it is stored."""
+        async with self.sessions() as db:
+            return await db.get_one(self.agent.tables.message, key)
+
+    def checked_out(self) -> int:
+        """How many of the pool's connections are in use."""
+        checked: int = self.engine.pool.checkedout()  # type: ignore[attr-defined]
+        return checked
+
+
+def engine_for(url: str, **options: Any) -> AsyncEngine:
+    """An engine as an app would have it: SQLite with a write-ahead log and patience."""
+    engine = create_async_engine(url, **options)
+    if engine.dialect.name == "sqlite":
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def pragmas(connection: Any, record: object) -> None:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA busy_timeout=10000")
+
+    return engine
+
+
+@asynccontextmanager
+async def host(
+    url: str,
+    server: Server | str,
+    *,
+    old: bool = False,
+    expire_on_commit: bool = False,
+    pool_size: int = 10,
+    **options: Any,
+) -> AsyncIterator[Host[Any, Any]]:
+    """An app on that database with an agent on that server; ``old`` has the older tables."""
+    base, tables = (
+        (OldBase, Tables(Thread, Entry)) if old else (Base, Tables(Conversation, Message))
+    )
+    engine = engine_for(url, pool_size=pool_size)
+    reports = Reports()
+    async with engine.begin() as connection:
+        await connection.run_sync(base.metadata.create_all)
+    sessions = async_sessionmaker(engine, expire_on_commit=expire_on_commit)
+    agent: Opencode[Any, Any] = Opencode(
+        server, sessions, tables, **{"error_reporter": reports, "timings": QUICK, **options}
+    )
+    values = {"tenant_id": 7} if old else {"user_id": 1}
+    try:
+        async with agent:
+            yield Host(agent, engine, sessions, reports, values)
+    finally:
+        await engine.dispose()

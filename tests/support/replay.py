@@ -1,0 +1,67 @@
+"""A follower as the contract describes one: a snapshot, and the changes behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from opencode_async import (
+    Change,
+    Finished,
+    MessageAdded,
+    PartAdded,
+    PartDelta,
+    PartUpdated,
+    Retrying,
+    Snapshot,
+    StatusChanged,
+    TodosChanged,
+    UsageChanged,
+)
+
+
+def replay(changes: Iterable[Change]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The state that the changes lead to before ``finished``, and the message in ``finished``."""
+    state: dict[str, Any] = {}
+    finished = None
+    for change in changes:
+        assert finished is None, f"{change} behind finished"
+        match change:
+            case Snapshot(message) | MessageAdded(message):
+                state = {**message, "parts": [dict(part) for part in message["parts"]]}
+            case StatusChanged(status):
+                state["status"] = status
+            case PartAdded(index, part):
+                assert index == len(state["parts"])
+                state["parts"].append(part.to_json())
+            case PartDelta(index, delta):
+                state["parts"][index]["content"] += delta
+            case PartUpdated(index, part):
+                state["parts"][index] = part.to_json()
+            case TodosChanged(todos):
+                state["todos"] = [todo.to_json() for todo in todos]
+            case UsageChanged(usage):
+                state |= usage.to_json()
+            case Retrying():
+                pass
+            case Finished(message):
+                finished = dict(message)
+    return state, finished
+
+
+STREAMED = (
+    "parts",
+    "todos",
+    "cost",
+    "input_tokens",
+    "output_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+)
+
+
+def assert_replay_is(changes: Iterable[Change], stored: dict[str, Any]) -> None:
+    """What a follower has at the end is what is stored, before ``finished`` says it and after."""
+    state, finished = replay(changes)
+    assert finished == stored
+    assert {key: state[key] for key in STREAMED} == {key: stored[key] for key in STREAMED}
