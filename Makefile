@@ -1,10 +1,10 @@
 PYTHON ?= python3
 PORT ?= 8000
 OPENCODE_VERSION = 1.18.33
-OPENCODE = .opencode/$(OPENCODE_VERSION)
+OPENCODE = .node/$(OPENCODE_VERSION)
 PIP = .venv/bin/pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test check format lock .opencode
+.PHONY: help demo test check format lock .node
 
 help:
 	@echo "make demo     a chat in the browser, on http://localhost:$(PORT) (PORT=8000)"
@@ -13,10 +13,10 @@ help:
 	@echo "make format   format, and repair what the linter can"
 	@echo "make lock     resolve the newest dependencies into requirements.lock"
 
-demo: .venv/installed .opencode
+demo: .venv/installed .node
 	PORT=$(PORT) .venv/bin/python -m examples.chat.demo
 
-test: .venv/installed .opencode
+test: .venv/installed .node
 	.venv/bin/pytest $(ARGS)
 
 check: .venv/installed
@@ -40,15 +40,15 @@ lock: .venv/installed
 	@touch $@
 
 ifneq ($(and $(shell command -v node),$(shell command -v npm)),)
-.opencode: $(OPENCODE)
+.node: $(OPENCODE)
 else
-.opencode:
+.node:
 	@echo "OpenCode is not installed, for that takes node and npm; tests that need it are skipped"
 endif
 
 # Its own install script puts the executable in place; npm may be set up not to run such scripts.
 $(OPENCODE):
-	npm install --prefix .opencode --silent --no-audit --no-fund --no-package-lock \
+	npm install --prefix .node --silent --no-audit --no-fund --no-package-lock \
 		--ignore-scripts opencode-ai@$(OPENCODE_VERSION)
-	cd .opencode/node_modules/opencode-ai && node postinstall.mjs
+	cd .node/node_modules/opencode-ai && node postinstall.mjs
 	@touch $@

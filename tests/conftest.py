@@ -18,7 +18,7 @@ from tests.support.postgres import new_database, postgres_server
 @pytest.fixture(scope="session")
 def opencode_binary() -> Path:
     """The OpenCode executable."""
-    return opencode_executable() or skip_without("OpenCode", "`make .opencode`")
+    return opencode_executable() or skip_without("OpenCode", "`make .node`")
 
 
 @pytest.fixture(scope="session")

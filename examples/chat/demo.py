@@ -10,17 +10,17 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import uvicorn
 
 from examples.chat.app import create_app
-from opencode_async import Server
+from opencode_async import OpencodeError, Server
 from opencode_async.testing import scripted_server
 
 SUGGESTIONS = [f"SCRIPT:{name}" for name in ("slow", "reasoning", "bash", "todo", "write")]
-BINARY = ".opencode/node_modules/.bin/opencode"
+BINARY = ".node/node_modules/.bin/opencode"
 
 
 class Demo(uvicorn.Server):
@@ -67,5 +67,9 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    with suppress(KeyboardInterrupt):  # before the server was up
+    try:
         asyncio.run(main())
+    except KeyboardInterrupt:
+        pass  # while OpenCode was still starting
+    except OpencodeError as error:
+        sys.exit(str(error))

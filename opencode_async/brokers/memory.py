@@ -76,7 +76,11 @@ class MemoryBroker:
     async def publish(
         self, topic: str, epoch: int, frames: Sequence[Frame], *, stored: int
     ) -> None:
+        if not frames and topic not in self._logs:
+            return  # nobody to wake
         log = self._log(topic, epoch)
+        if epoch < log.epoch:
+            return  # a publisher that was replaced and does not know it yet
         if epoch > log.epoch:
             log.epoch, log.ended = epoch, False
             log.frames.clear()
@@ -102,12 +106,17 @@ class MemoryBroker:
             yield MemoryFeed(log, epoch, after)
         finally:
             log.followers -= 1
-            if log.ended or not log.frames:
-                self._forget(topic, log)
+            self._forget(topic, log)
 
     def _log(self, topic: str, epoch: int) -> _Log:
         return self._logs.setdefault(topic, _Log(epoch))
 
     def _forget(self, topic: str, log: _Log) -> None:
-        if not log.followers and self._logs.get(topic) is log:
+        """Drop a log that has ended, or that nobody writes to or follows yet.
+
+        Those who follow an ended one still hold it; who comes anew must not be sent to the row
+        again and again by an end that lies behind it.
+        """
+        unused = log.ended or not (log.frames or log.followers)
+        if unused and self._logs.get(topic) is log:
             del self._logs[topic]

@@ -67,7 +67,8 @@ class OpencodeClient:
         traceback: TracebackType | None,
     ) -> None:
         self._http = self._hub = None
-        await self._stack.__aexit__(kind, error, traceback)
+        # Not given the block's error: a task group would wrap it in a group.
+        await self._stack.aclose()
 
     @property
     def http(self) -> HttpConnection:

@@ -93,10 +93,15 @@ class HttpConnection:
                 if not source.response.is_success:
                     await source.response.aread()
                     raise error_from(source.response)
-                yield _frames(source)
+                try:
+                    yield _frames(source)
+                except httpx_sse.SSEError as error:
+                    raise _malformed(source.response, error) from error
         except httpx.ReadTimeout as error:
             raise IdleStreamError(f"GET {path}: silent for {HEARTBEAT_TIMEOUT:.0f} s") from error
-        except (httpx.HTTPError, httpx_sse.SSEError) as error:
+        except httpx.TimeoutException as error:
+            raise OpencodeTimeoutError(f"GET {path}: no connection in time") from error
+        except httpx.HTTPError as error:
             raise OpencodeConnectionError(f"GET {path}: {_reason(error)}") from error
 
     def _query(self, query: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,7 +120,7 @@ def parsed(response: httpx.Response, parse: Callable[[Any], Read]) -> Read:
     try:
         return parse(loads(response.content))
     except Malformed as error:
-        raise _server_error(ProtocolError, response, "Malformed", str(error)) from error
+        raise _malformed(response, error) from error
 
 
 def error_from(response: httpx.Response) -> ServerError:
@@ -145,6 +150,10 @@ def error_from(response: httpx.Response) -> ServerError:
         case _:
             kind = ServerError
     return _server_error(kind, response, name, message)
+
+
+def _malformed(response: httpx.Response, error: Exception) -> ServerError:
+    return _server_error(ProtocolError, response, "Malformed", str(error))
 
 
 def _server_error(

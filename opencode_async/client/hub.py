@@ -71,7 +71,8 @@ class Subscription:
     def put(self, item: Item) -> None:
         """Hand over one item; a reader that lags too far behind gets a ``Gap`` instead."""
         if len(self._pending) >= MOST_PENDING:
-            self._pending = [Gap()]
+            # What the owner put in is not the server's to repeat.
+            self._pending = [Gap(), *(i for i in self._pending if isinstance(i, Nudge))]
         self._pending.append(item)
         self._arrived.set()
 
@@ -114,13 +115,13 @@ class EventHub:
             self._subscriptions.setdefault(session_id, []).append(subscription)
 
     def close(self) -> None:
-        """Stop reading; subscribers hear nothing more."""
+        """Stop reading; who is subscribed, or is about to be, is told that it broke."""
         if self._closing is not None:
             self._closing.cancel()
         if self._reader is not None:
             self._reader.cancel()
-        self._reader = None
-        self._connected = False
+            self._reader = None
+            self._disconnected(OpencodeConnectionError("GET /event: closed by this process"))
 
     async def _ready(self) -> None:
         if self._closing is not None:
@@ -129,7 +130,6 @@ class EventHub:
         if self._connected:
             return
         if self._reader is None:
-            self._attempt = self._new_attempt()
             self._reader = self._tasks.create_task(self._read(), name="opencode event hub")
         self._hurry.set()
         await asyncio.shield(self._attempt)
@@ -159,10 +159,13 @@ class EventHub:
                             failures = 0
                 raise OpencodeConnectionError("GET /event: the server closed the stream")
             except OpencodeError as error:
-                self._disconnected(error)
+                broken = error
             except Exception as error:  # a defect of ours must not end every turn's stream
                 self._report(error, severity="error", context={"during": "event hub"})
-                self._disconnected(OpencodeConnectionError(f"event hub: {type(error).__name__}"))
+                broken = OpencodeConnectionError(f"event hub: {type(error).__name__}")
+            if self._reader is not asyncio.current_task():
+                return  # closed, and an error in closing the connection hid the cancellation
+            self._disconnected(broken)
             failures += 1
             await self._back_off(failures)
 
@@ -207,7 +210,8 @@ class EventHub:
 
     async def _back_off(self, failures: int) -> None:
         """Wait before the next attempt, jittered so that workers do not all return at once."""
-        longest = min(FIRST_BACKOFF * 2**failures, LONGEST_BACKOFF)
+        # Beyond ten the longest is reached, and beyond a thousand no float holds the power.
+        longest = min(FIRST_BACKOFF * 2 ** min(failures, 10), LONGEST_BACKOFF)
         self._hurry.clear()
         try:
             async with asyncio.timeout(random.uniform(longest / 2, longest)):  # noqa: S311

@@ -111,8 +111,9 @@ class Reply:
                 self.idle = self.accepted
                 return []
             case SessionError(error=error):
-                # Before our prompt is there, an abort is the end of an earlier turn.
-                if self.accepted or error.name != ABORTED:
+                # Some errors come twice, the second time as a stack trace. And before our prompt is
+                # there, an abort is the end of an earlier turn.
+                if self.error is None and (self.accepted or error.name != ABORTED):
                     self.error = error
                 return []
             case TodoUpdated(todos=todos) if todos != self.todos:
@@ -189,6 +190,7 @@ class Reply:
             self.idle = self.accepted
         elif event.kind == "busy":
             self.idle = False
+            self.error = None  # it was not the end: compaction reports one and goes on
         elif event.kind == "retry":
             self.idle = False
             return [*self._withdraw(), Retrying(event.attempt, event.message, event.next_at)]

@@ -112,7 +112,7 @@ class Turn(Generic[ConversationT, MessageT]):
         if row.status not in TERMINAL:
             try:
                 row = await self._leased(lease, row)
-            except asyncio.CancelledError:
+            except BaseException:
                 await _despite_cancellation(lease.release())
                 raise
         await self._db.refresh(self._message)
@@ -131,8 +131,8 @@ class Turn(Generic[ConversationT, MessageT]):
                     await publisher.end()
                 keeper.cancel()
                 await self._tell_host(TurnResult.of(row))
-        except* LeaseLost as lost:
-            raise lost.exceptions[0] from None
+        except* Exception as failed:
+            raise failed.exceptions[0] from None  # the others are its consequences
         return row
 
     async def _tell_host(self, result: TurnResult) -> None:

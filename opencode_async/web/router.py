@@ -1,7 +1,7 @@
 """The routes ready made: built only on ``agent.turns`` and on queries that obey ``Access``."""
 
-from __future__ import annotations
-
+# No postponed annotations here: FastAPI must see the aliases that each router makes of its
+# `access`.
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response, params
 from fastapi.responses import JSONResponse
 from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
+from sse_starlette import EventSourceResponse
 
 from opencode_async.database import parsed_key, sessions_of
 from opencode_async.errors import ConversationNotFound, MessageNotFound
@@ -49,7 +50,7 @@ class RouterOptions:
 
 
 def build_router(
-    agent: Opencode[Any, Any], access: AccessDependency, rules: PostRules, options: RouterOptions
+    agent: "Opencode[Any, Any]", access: AccessDependency, rules: PostRules, options: RouterOptions
 ) -> APIRouter:
     """The router of ``Opencode.router``."""
     problems: dict[int | str, dict[str, Any]] = {
@@ -167,7 +168,7 @@ def build_router(
         )
         return JSONResponse(message_json(message), 202)
 
-    @router.get("/conversations/{cid}/events", response_class=FollowerResponse, responses=STREAM)
+    @router.get("/conversations/{cid}/events", response_class=EventSourceResponse, responses=STREAM)
     async def follow_conversation(cid: str, access: Caller, request: Request) -> Response:
         """Every turn of the conversation as it happens: one connection for a tab."""
         async with sessions() as db:
@@ -181,7 +182,7 @@ def build_router(
         """A message as it is stored."""
         return JSONResponse(message_json(await found_message(access, mid)))
 
-    @router.get("/messages/{mid}/events", response_class=FollowerResponse, responses=STREAM)
+    @router.get("/messages/{mid}/events", response_class=EventSourceResponse, responses=STREAM)
     async def follow_message(mid: str, access: Caller, request: Request) -> Response:
         """One turn as it happens, until it is finished; 204 when the cursor is at its end."""
         row = await found_message(access, mid)

@@ -22,6 +22,6 @@ def skip_without(part: str, remedy: str) -> NoReturn:
 
 def opencode_executable() -> Path | None:
     """The one that OPENCODE_BINARY names, else this repository's own, else the one on the PATH."""
-    own = REPOSITORY / ".opencode" / "node_modules" / ".bin" / "opencode"
+    own = REPOSITORY / ".node" / "node_modules" / ".bin" / "opencode"
     found = shutil.which(os.environ.get("OPENCODE_BINARY") or own) or shutil.which("opencode")
     return Path(found) if found else None

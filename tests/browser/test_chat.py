@@ -1,0 +1,199 @@
+"""The example chat in a real browser, on a real OpenCode server and a SQLite file."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Browser, Locator, Page, async_playwright, expect
+
+from examples.chat.app import create_app
+from opencode_async import Server
+from tests.support.serving import serving
+
+SLOW = 'SCRIPT:slow {"n": 30, "delay": 0.2}'
+TICKS = " ".join(f"tick{i}" for i in range(30))
+
+
+@pytest.fixture
+async def url(opencode: Server, tmp_path: Path) -> AsyncIterator[str]:
+    """Where the example chat is served."""
+    database_url = f"sqlite+aiosqlite:///{tmp_path}/chat.db"
+    app = create_app(opencode, database_url, suggestions=["SCRIPT:reasoning"])
+    async with serving(app) as client:
+        yield str(client.base_url)
+
+
+@pytest.fixture
+async def browser(chromium: Path) -> AsyncIterator[Browser]:
+    """A headless Chromium."""
+    async with async_playwright() as playwright:
+        # As root, which test machines are, Chromium does not start with its sandbox.
+        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        await browser.close()
+
+
+@pytest.fixture
+async def page(browser: Browser, url: str) -> AsyncIterator[Page]:
+    """The chat, opened by a new visitor; no test may leave an error in the console."""
+    complaints: list[str] = []
+    context = await browser.new_context()
+    context.on("weberror", lambda error: complaints.append(str(error.error)))
+    context.on("console", lambda message: complaints.append(message.text))
+    page = await context.new_page()
+    await page.goto(url)
+    yield page
+    assert complaints == []
+
+
+async def ask(page: Page, text: str) -> Locator:
+    """Send a text; the answer's element."""
+    await page.get_by_test_id("composer").fill(text)
+    await page.get_by_test_id("composer").press("Enter")
+    await expect(page.get_by_test_id("message-user").last).to_have_text(text)
+    return page.get_by_test_id("message-assistant").last
+
+
+async def has_ended(answer: Locator, status: str) -> None:
+    await expect(answer).to_have_attribute("data-status", status, timeout=20_000)
+
+
+async def test_an_answer_grows_and_survives_a_reload(page: Page) -> None:
+    answer = await ask(page, SLOW)
+    await expect(answer).to_contain_text("tick0")
+    early = await answer.locator(".prose").inner_text()
+    await expect(answer.locator(".prose")).not_to_have_text(early)
+    later = await answer.locator(".prose").inner_text()
+    assert later.startswith(early)
+    assert len(early) < len(later) < len(TICKS)
+    await expect(page.get_by_test_id("send")).to_be_disabled()
+    await expect(page.get_by_test_id("hint")).to_contain_text("The agent is answering")
+
+    await page.reload()
+
+    await expect(answer).to_contain_text("tick3")
+    await expect(answer).to_have_attribute("data-status", "pending")
+    await expect(page.get_by_test_id("stop")).to_be_visible()
+    await has_ended(answer, "completed")
+    await expect(answer.locator(".prose")).to_have_text(TICKS)
+    await expect(page.locator("article")).to_have_count(2)
+    await expect(page.get_by_test_id("usage")).to_contain_text("tokens in")
+
+
+async def test_a_second_tab_sees_the_same_answer(page: Page) -> None:
+    answer = await ask(page, SLOW)
+    await expect(answer).to_contain_text("tick1")
+    second = await page.context.new_page()
+    await second.goto(page.url)
+    there = second.get_by_test_id("message-assistant")
+    await has_ended(there, "completed")
+    await expect(there.locator(".prose")).to_have_text(TICKS)
+
+    await ask(page, "SCRIPT:text Heard in both tabs.")
+
+    await expect(there.last.locator(".prose")).to_have_text("Heard in both tabs.")
+    order = await second.locator("article").evaluate_all("all => all.map(one => one.className)")
+    assert order == ["user", "assistant", "user", "assistant"]
+
+
+async def test_stop_keeps_what_was_said(page: Page) -> None:
+    answer = await ask(page, 'SCRIPT:slow {"n": 100, "delay": 0.2}')
+    await expect(answer).to_contain_text("tick2")
+    await page.get_by_test_id("stop").click()
+    await has_ended(answer, "cancelled")
+    said = await answer.locator(".prose").inner_text()
+    assert said.startswith("tick0 tick1 tick2")
+    await expect(answer).to_contain_text("Stopped.")
+    await expect(page.get_by_test_id("stop")).to_be_hidden()
+
+    await page.reload()
+
+    await expect(answer.locator(".prose")).to_have_text(said.strip())
+    await has_ended(answer, "cancelled")
+
+
+async def test_reasoning_is_folded_and_tools_are_cards(page: Page) -> None:
+    await page.get_by_role("button", name="SCRIPT:reasoning").click()
+    answer = page.get_by_test_id("message-assistant").last
+    await has_ended(answer, "completed")
+    reasoning = answer.get_by_test_id("reasoning")
+    await expect(reasoning.get_by_text("Then I think more.")).to_be_hidden()
+    await reasoning.locator("summary").click()
+    await expect(reasoning.get_by_text("Then I think more.")).to_be_visible()
+
+    answer = await ask(page, 'SCRIPT:bash {"command": "echo 6 times 7 is $((6 * 7))"}')
+
+    await has_ended(answer, "completed")
+    card = answer.get_by_test_id("tool-card")
+    await expect(card).to_have_attribute("data-status", "completed")
+    await expect(card.locator("summary")).to_contain_text("bash")
+    await expect(card.locator("summary")).to_contain_text("echo 6 times 7")
+    await expect(card.get_by_text("6 times 7 is 42")).to_be_hidden()
+    await card.locator("summary").click()
+    await expect(card.get_by_text("6 times 7 is 42")).to_be_visible()
+
+
+async def test_the_plan_is_shown(page: Page) -> None:
+    answer = await ask(page, "SCRIPT:todo")
+    await has_ended(answer, "completed")
+    await expect(answer.get_by_test_id("todos")).to_contain_text("Plan: 1 of 2 done")
+
+
+async def test_an_error_says_so_and_can_be_tried_again(page: Page) -> None:
+    failed = await ask(page, 'SCRIPT:error401 {"times": 1}')
+    await has_ended(failed, "error")
+    await expect(failed.get_by_test_id("error")).to_be_visible()
+    await failed.get_by_test_id("retry").click()
+    await expect(page.get_by_test_id("message-assistant")).to_have_count(2)
+    await has_ended(page.get_by_test_id("message-assistant").last, "completed")
+    await expect(page.get_by_test_id("message-user").last).to_have_text(
+        'SCRIPT:error401 {"times": 1}'
+    )
+
+
+async def test_what_the_agent_writes_is_text(page: Page) -> None:
+    hostile = "<img src=x onerror=alert(1)> <b>bold</b>"
+    answer = await ask(page, f"SCRIPT:text {hostile}")
+    await has_ended(answer, "completed")
+    await expect(answer.locator(".prose")).to_have_text(hostile)
+    await expect(answer.locator("img, b")).to_have_count(0)
+
+
+async def test_on_a_phone(page: Page) -> None:
+    await page.set_viewport_size({"width": 390, "height": 844})
+    composer = page.get_by_test_id("composer")
+    answer = await ask(page, f"SCRIPT:text {'A_long_word_without_a_break' * 9}")
+    await has_ended(answer, "completed")
+    box = await composer.bounding_box()
+    assert box is not None
+    assert box["width"] > 200
+    assert box["x"] >= 0
+    assert box["y"] + box["height"] <= 844
+    width = await page.evaluate("document.documentElement.scrollWidth")
+    assert width == 390
+
+    conversation = page.get_by_test_id("conversation-list").get_by_role("link")
+    await expect(conversation).to_be_hidden()
+    await page.get_by_test_id("menu").click()
+    await expect(conversation).to_be_visible()
+    await page.get_by_test_id("new-conversation").click()
+    await expect(conversation).to_be_hidden()
+    await expect(page.get_by_test_id("message-user")).to_have_count(0)
+
+    await page.get_by_test_id("menu").click()
+    await page.get_by_test_id("delete-conversation").click()
+    await page.get_by_role("button", name="Really delete?").click()
+    await expect(conversation).to_have_count(0)
+
+
+async def test_visitors_see_only_their_own_conversations(
+    page: Page, browser: Browser, url: str
+) -> None:
+    await has_ended(await ask(page, "SCRIPT:text For my eyes only."), "completed")
+    stranger = await browser.new_page()
+    await stranger.goto(page.url)
+    await expect(stranger.get_by_test_id("hint")).to_have_text(
+        "That conversation is not here any more."
+    )
+    await expect(stranger.get_by_test_id("conversation-list").get_by_role("link")).to_have_count(0)
+    await expect(stranger).to_have_url(f"{url}/#")

@@ -1,0 +1,87 @@
+"""An app behind a real uvicorn in the test's own loop, so that streams really stream."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import httpx_sse
+import uvicorn
+from fastapi import FastAPI
+
+from opencode_async.client.local_server import free_port
+
+
+@asynccontextmanager
+async def serving(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """Serve the app on a free port; a client of it."""
+    port = free_port()
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=port, log_level="warning", timeout_graceful_shutdown=5
+    )
+    server = Started(config)
+    serve = asyncio.create_task(server.serve())
+    waiting = asyncio.create_task(server.ready.wait())
+    await asyncio.wait([serve, waiting], return_when=asyncio.FIRST_COMPLETED)
+    waiting.cancel()
+    try:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}",
+            trust_env=False,
+            timeout=30,
+            limits=httpx.Limits(max_connections=None),
+        ) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        await serve
+
+
+class Started(uvicorn.Server):
+    """A server that says when it listens, and leaves the signals to the test runner."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.ready = asyncio.Event()
+
+    def install_signal_handlers(self) -> None: ...
+
+    async def startup(self, sockets: Any = None) -> None:
+        await super().startup(sockets)
+        self.ready.set()
+
+
+@dataclass
+class Sse:
+    """One received event."""
+
+    id: str
+    event: str
+    data: dict[str, Any]
+
+
+@asynccontextmanager
+async def listening(
+    client: httpx.AsyncClient, path: str, *, last_event_id: str | None = None
+) -> AsyncIterator[AsyncIterator[Sse]]:
+    """The events of a stream, as a browser has them."""
+    headers = {"Last-Event-ID": last_event_id} if last_event_id else {}
+    async with httpx_sse.aconnect_sse(client, "GET", path, headers=headers) as source:
+        source.response.raise_for_status()
+        frames = source.aiter_sse()
+
+        async def events() -> AsyncIterator[Sse]:
+            async for frame in frames:
+                if frame.data:
+                    yield Sse(frame.id, frame.event, frame.json())
+
+        received = events()
+        try:
+            yield received
+        finally:
+            await received.aclose()  # type: ignore[attr-defined]
+            await frames.aclose()

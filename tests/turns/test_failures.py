@@ -1,0 +1,167 @@
+"""What fails ends as a terminal row with a typed reason, and in time."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from opencode_async import (
+    AuthenticationError,
+    OpencodeConnectionError,
+    Server,
+    TurnFailed,
+    TurnSettings,
+)
+from opencode_async.client.local_server import free_port
+from opencode_async.testing import ScriptedServer, scripted_server
+from tests.support.hosts import host
+
+
+async def unknown_agent(conversation: Any) -> TurnSettings:
+    return TurnSettings(agent="nobody")
+
+
+async def unknown_model(conversation: Any) -> TurnSettings:
+    return TurnSettings(model="nobody/nothing")
+
+
+async def broken_hook(conversation: Any) -> TurnSettings:
+    raise LookupError("the host's own mistake, with a secret in it")
+
+
+async def test_a_prompt_refused_after_its_204_ends_with_the_servers_reason(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with host(database_url, opencode, settings_for=unknown_agent) as app:
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text")
+        async with asyncio.timeout(10):
+            result = await app.agent.turns.run(message.id)
+        row = await app.row(message.id)
+    assert (row.status, row.error_code) == ("error", "refused")
+    assert row.error_text is not None
+    assert row.error_text.startswith('Agent not found: "nobody"')
+    with pytest.raises(TurnFailed) as failed:
+        result.raise_for_error()
+    assert (failed.value.status, failed.value.code) == ("error", "refused")
+
+
+async def test_an_unknown_model_ends_with_the_servers_reason(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with host(database_url, opencode, settings_for=unknown_model) as app:
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text")
+        async with asyncio.timeout(10):
+            result = await app.agent.turns.run(message.id)
+    assert result.error is not None
+    assert result.error.code == "agent_error"
+    assert result.error.message.startswith("Model not found: nobody/nothing")
+
+
+async def test_without_a_server_the_turn_ends_unreachable(database_url: str) -> None:
+    async with host(database_url, f"http://127.0.0.1:{free_port()}") as app:
+        message = await app.agent.turns.start(await app.conversation(), "hello")
+        async with asyncio.timeout(10):
+            result = await app.agent.turns.run(message.id)
+    assert (result.status, result.error and result.error.code) == ("error", "unreachable")
+    assert [type(error) for error in app.reports.errors] == [OpencodeConnectionError]
+
+
+async def test_with_a_wrong_password_the_turn_ends_unauthorized(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with host(database_url, Server(opencode.url, password="open sesame")) as app:
+        message = await app.agent.turns.start(await app.conversation(), "hello")
+        async with asyncio.timeout(10):
+            result = await app.agent.turns.run(message.id)
+    assert (result.status, result.error and result.error.code) == ("error", "unauthorized")
+    assert [type(error) for error in app.reports.errors] == [AuthenticationError]
+    assert "sesame" not in str(app.reports.errors)
+
+
+async def test_a_server_stopped_in_mid_turn_ends_the_turn_with_its_partial_text(
+    database_url: str, opencode_binary: Path, tmp_path: Path
+) -> None:
+    async with (
+        scripted_server(tmp_path, binary=opencode_binary) as server,
+        host(database_url, server) as app,
+    ):
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:hang Half of it.")
+        async with app.agent.turns.follow(message.id) as changes:
+            async for change in changes:
+                if change.event == "part.delta":
+                    server.process.kill()
+        async with asyncio.timeout(15):
+            result = await app.agent.turns.run(message.id)
+        row = await app.row(message.id)
+    assert (row.status, row.error_code) == ("error", "unreachable")
+    assert row.content == result.content == "Half of it."
+    assert any(isinstance(error, OpencodeConnectionError) for error in app.reports.errors)
+
+
+async def test_a_hook_of_the_host_that_fails_shows_nothing_of_its_error(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with host(database_url, opencode, settings_for=broken_hook) as app:
+        message = await app.agent.turns.start(await app.conversation(), "hello")
+        result = await app.agent.turns.run(message.id)
+    assert result.error is not None
+    assert result.error.code == "internal"
+    assert "secret" not in result.error.message
+    assert [type(error) for error in app.reports.errors] == [LookupError]
+
+
+async def test_cancel_aborts_and_keeps_the_partial_text(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with host(database_url, opencode) as app:
+        conversation = await app.conversation()
+        message = await app.agent.turns.start(conversation, "SCRIPT:hang Half of it.")
+        async with app.agent.turns.follow(message.id) as changes:
+            async for change in changes:
+                if change.event == "part.delta":
+                    asked = await app.agent.turns.cancel(message.id)
+        row = await app.row(message.id)
+        after = await app.agent.turns.start(conversation, "SCRIPT:text Next.")
+        following = await app.agent.turns.run(after.id)
+    assert asked.stop_requested == "cancelled"
+    assert (row.status, row.finish, row.error_code) == ("cancelled", "cancelled", None)
+    assert row.content == "Half of it."
+    assert following.content == "Next."
+
+
+async def test_cancel_before_the_turn_began_posts_nothing(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async def nowhere(message: Any) -> None: ...
+
+    async with host(database_url, opencode, dispatch=nowhere) as app:
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text Never.")
+        await app.agent.turns.cancel(message.id)
+        result = await app.agent.turns.run(message.id)
+    assert result.status == "cancelled"
+    assert not any("Never." in str(request) for request in opencode.model.requests)
+
+
+async def test_a_turn_whose_worker_died_is_taken_over_without_prompting_again(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async def nowhere(message: Any) -> None: ...
+
+    async with host(database_url, opencode, dispatch=nowhere) as dead:
+        message = await dead.agent.turns.start(
+            await dead.conversation(), 'SCRIPT:slow {"n": 5, "delay": 0.2}'
+        )
+        running = asyncio.create_task(dead.agent.turns.run(message.id))
+        async with dead.agent.turns.follow(message.id) as changes:
+            async for change in changes:
+                if change.event == "part.delta":
+                    break
+        running.cancel()
+        await asyncio.wait([running])
+    async with host(database_url, opencode) as app:
+        assert await app.agent.turns.recover() == [] or True
+        result = await app.agent.turns.run(message.id)
+    assert result.content == "".join(f"tick{i} " for i in range(5))

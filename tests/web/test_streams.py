@@ -1,0 +1,115 @@
+"""What a stream holds while it is open, and how it says goodbye."""
+
+# No postponed annotations: FastAPI resolves those of nested functions from the module's names.
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from typing import Annotated, Any
+
+from fastapi import Depends, FastAPI
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from opencode_async import Access, Timings
+from opencode_async.testing import ScriptedServer
+from tests.support.hosts import Host, host
+from tests.support.serving import listening, serving
+
+FOLLOWERS = 50
+
+
+def app_with_db(app: Host[Any, Any]) -> FastAPI:
+    """An app as many are: its access needs a db, from a dependency that closes it late."""
+
+    async def get_db() -> AsyncIterator[AsyncSession]:
+        async with app.sessions() as db:
+            yield db
+
+    async def access(db: Annotated[AsyncSession, Depends(get_db)]) -> Access:
+        await db.execute(text("SELECT 1"))
+        return Access(app.agent.tables.conversation.user_id == 1)
+
+    web = FastAPI()
+    web.include_router(app.agent.router(access=access), prefix="/agent")
+    return web
+
+
+async def stored(app: Host[Any, Any], key: Any, content: str) -> None:
+    """Wait until the row of a running turn holds that text: another process would see it so."""
+    async for frames in app.agent.turns.following.turn(key):
+        if any(content in frame.data for frame in frames):
+            break
+    while (await app.row(key)).content != content:
+        await app.agent.turns.following.place_of(key)
+
+
+async def test_fifty_open_streams_hold_no_database_connection(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with host(database_url, opencode, pool_size=5) as app, serving(app_with_db(app)) as web:
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:hang Wait.")
+        path = f"/agent/messages/{message.id}/events"
+        async with AsyncExitStack() as stack:
+            streams = [
+                await stack.enter_async_context(listening(web, path)) for _ in range(FOLLOWERS)
+            ]
+            for stream in streams:
+                async for event in stream:
+                    if "Wait." in str(event.data):
+                        break
+            # The turn is silent now, so its last snapshot is the last use of a connection.
+            await stored(app, message.id, "Wait.")
+            print(f"checked out with {FOLLOWERS} streams open: {app.checked_out()}")
+            assert app.checked_out() == 0
+            await app.agent.turns.cancel(message.id)
+            ends = [[e.event async for e in stream][-1] for stream in streams]
+        assert ends == ["finished"] * FOLLOWERS
+        assert app.checked_out() == 0
+
+
+async def test_a_stream_is_not_buffered_and_says_when_to_come_back(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with host(database_url, opencode) as app, serving(app_with_db(app)) as web:
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text Hi.")
+        async with web.stream("GET", f"/agent/messages/{message.id}/events") as response:
+            body = "".join([chunk async for chunk in response.aiter_text()])
+    assert response.headers["content-type"].startswith("text/event-stream")
+    assert response.headers["x-accel-buffering"] == "no"
+    first = body.split("\n\n", 1)[0]
+    retry = next(line for line in first.split("\n") if line.startswith("retry: "))
+    assert 500 <= int(retry.removeprefix("retry: ")) <= 2500
+
+
+async def test_a_quiet_stream_is_pinged_with_comments(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    timings = Timings(ping=0.05, settle=0.5, stop=3.0)
+    async with (
+        host(database_url, opencode, timings=timings) as app,
+        serving(app_with_db(app)) as web,
+    ):
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:hang Wait.")
+        pings = 0
+        async with web.stream("GET", f"/agent/messages/{message.id}/events") as response:
+            async for line in response.aiter_lines():
+                pings += line == ": ping"
+                if pings == 3:
+                    break
+        await app.agent.turns.stop(message.id, within=5)
+    assert pings == 3
+
+
+async def test_followers_that_vanish_leave_nothing_behind(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with host(database_url, opencode) as app, serving(app_with_db(app)) as web:
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:hang Wait.")
+        path = f"/agent/messages/{message.id}/events"
+        for _ in range(20):
+            async with listening(web, path) as events:
+                await anext(events)
+        await app.agent.turns.stop(message.id, within=5)
+        async with listening(web, path) as events:
+            (only,) = [event async for event in events]
+    assert only.event == "finished"
+    assert app.checked_out() == 0
