@@ -15,7 +15,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from sqlalchemy import JSON, BigInteger, DateTime, Double, Index, Integer, String, Table, Text, text
 from sqlalchemy import inspect as sa_inspect
@@ -189,3 +189,7 @@ class AskMixin(LibraryRow):
     answered_by: Mapped[str | None] = mapped_column(String(255))
     deadline: Mapped[datetime | None] = mapped_column(Moment)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=database_time())
+
+
+ConversationT = TypeVar("ConversationT", bound=ConversationMixin)
+MessageT = TypeVar("MessageT", bound=MessageMixin)

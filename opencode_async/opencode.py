@@ -18,14 +18,15 @@ from opencode_async.client.client import OpencodeClient
 from opencode_async.client.server import Server
 from opencode_async.database import release, sessions_of
 from opencode_async.errors import ConversationNotFound, NotRunning
+from opencode_async.models import ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter, log_error
 from opencode_async.session import Session
-from opencode_async.settings import ConversationT, SettingsFor, Timings, default_settings
+from opencode_async.settings import SettingsFor, Timings, default_settings
 from opencode_async.tables import Tables
+from opencode_async.turns.claimed import ObserverFactory, OnTurnFinished
 from opencode_async.turns.erasing import erase
-from opencode_async.turns.lease import MessageT
 from opencode_async.turns.message import TurnResult
-from opencode_async.turns.turn import ObserverFactory, OnTurnFinished, Turn
+from opencode_async.turns.turn import Turn
 from opencode_async.turns.turns import Dispatch, Turns
 from opencode_async.web.access import AccessDependency
 from opencode_async.web.router import RouterOptions, build_router

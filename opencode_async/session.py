@@ -12,8 +12,9 @@ from opencode_async.client.client import OpencodeClient
 from opencode_async.database import Sessions, key_of, locked, release, sessions_beside
 from opencode_async.database_time import database_time
 from opencode_async.errors import ConversationNotFound, OpencodeError
+from opencode_async.models import ConversationT
 from opencode_async.observability.error_reporter import ErrorReporter, log_error
-from opencode_async.settings import ConversationT, SettingsFor, TurnSettings, default_settings
+from opencode_async.settings import SettingsFor, TurnSettings, default_settings
 
 CLAIM = 45.0  # s one caller has to create the session: longer than a request may take
 RETRY = 0.1  # s between looks at a session that another caller creates

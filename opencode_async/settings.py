@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-from opencode_async.models import ConversationMixin
+from opencode_async.models import ConversationMixin, ConversationT
 from opencode_async.protocol.permissions import PermissionRule
-
-ConversationT = TypeVar("ConversationT", bound=ConversationMixin)
 
 
 @dataclass(frozen=True)

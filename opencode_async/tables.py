@@ -8,9 +8,7 @@ from typing import Generic
 from sqlalchemy import inspect as sa_inspect
 
 from opencode_async.errors import SchemaError
-from opencode_async.models import ArtifactMixin, AskMixin, LibraryRow
-from opencode_async.settings import ConversationT
-from opencode_async.turns.lease import MessageT
+from opencode_async.models import ArtifactMixin, AskMixin, ConversationT, LibraryRow, MessageT
 
 
 @dataclass(frozen=True)

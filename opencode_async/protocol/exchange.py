@@ -61,7 +61,7 @@ class Exchange:
             if message.info.role == "user":
                 newest = message.info.id == prompt_id
                 accepted = accepted or (newest and message.has_parts)
-                lineage.user(message.info.id)
+                lineage.user(message.info.id, message.info.created)
                 if message.compaction:
                     lineage.compaction(message.info.id)
             elif lineage.owns(message.info):

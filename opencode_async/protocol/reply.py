@@ -129,24 +129,29 @@ class Reply:
     def reconcile(self, parts: Sequence[Part], *, final: bool) -> Changes | None:
         """Become what REST says; ``None`` when only a new snapshot can tell followers.
 
-        While the answer is not ``final`` an empty text in REST is unknown, not the truth: a part
-        gets its text there only when it has ended, so text that streamed is kept.
+        While the answer is not ``final`` the last text in REST, if empty, is unknown: a part gets
+        its text there only when it has ended, so what streamed is kept. Any earlier empty one is
+        the truth, of an attempt that failed.
         """
         known, truth = [p.id for p in self._parts], [p.id for p in parts]
+        texts = [part for part in parts if isinstance(part, (TextPart, ReasoningPart))]
+        unknown = texts[-1].id if texts and not final and not texts[-1].content else None
         # REST may still lag behind the stream; only at the end does it lack what never was.
         in_order = truth[: len(known)] == known or (not final and known[: len(truth)] == truth)
         if in_order:
-            return [c for part in parts for c in self._put(part, ended=final or _has_text(part))]
+            return [c for part in parts for c in self._put(part, ended=part.id != unknown)]
         streamed = {part.id: part for part in self.result()}
         self._parts, self._text, self._index, self._open = [], [], {}, set()
         for part in parts:
-            lagging = not final and not _has_text(part)
+            lagging = part.id == unknown
             self._put(streamed.get(part.id, part) if lagging else part, ended=not lagging)
         return None
 
     def _message(self, info: MessageInfo) -> Changes:
+        early = self._early.pop(info.id, [])
+        self._early_count -= len(early)
         if info.role == "user":
-            self._lineage.user(info.id)
+            self._lineage.user(info.id, info.created)
             return []
         if not self._lineage.owns(info):
             return []
@@ -155,7 +160,7 @@ class Reply:
         # A later answer means that what an earlier one left open will never be completed.
         changes = self._withdraw() if new else []
         self._answers[info.id] = info
-        for event in self._early.pop(info.id, []):
+        for event in early:
             changes += self.apply(event)
         usage = self.usage
         return changes + ([UsageChanged(usage)] if usage != before else [])

@@ -9,10 +9,9 @@ from sqlalchemy import delete, select
 from opencode_async.client.client import OpencodeClient
 from opencode_async.database import Sessions, locked
 from opencode_async.errors import ConversationNotFound, OpencodeError
-from opencode_async.models import PENDING, QUEUED
-from opencode_async.settings import ConversationT, Timings
+from opencode_async.models import PENDING, QUEUED, ConversationT, MessageT
+from opencode_async.settings import Timings
 from opencode_async.tables import Tables
-from opencode_async.turns.lease import MessageT
 from opencode_async.turns.turns import Turns
 
 

@@ -17,11 +17,10 @@ from sqlalchemy import func, select
 
 from opencode_async.brokers.broker import CursorExpired, EventBroker, Feed, Frame
 from opencode_async.database import Sessions, parsed_key
-from opencode_async.models import PENDING, QUEUED, TERMINAL
+from opencode_async.models import PENDING, QUEUED, TERMINAL, MessageT
 from opencode_async.protocol.changes import Finished, MessageAdded, Snapshot
 from opencode_async.settings import Timings
 from opencode_async.turns.frames import Cursor, row_frame
-from opencode_async.turns.lease import MessageT
 
 # A live log needs no polling; this look is for a publisher that died without a word.
 PATIENCE = 15.0

@@ -6,8 +6,9 @@ Owners are random, so a claim is told from any other; the time is the database's
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from typing import Any, Generic, Self, TypeVar
 
 from sqlalchemy import Update, update
@@ -15,13 +16,14 @@ from sqlalchemy import Update, update
 from opencode_async.database import Sessions, locked
 from opencode_async.database_time import database_time
 from opencode_async.errors import LeaseHeld, LeaseLost, MessageNotFound
-from opencode_async.models import PENDING, TERMINAL, MessageMixin
+from opencode_async.models import PENDING, TERMINAL, MessageT
 from opencode_async.protocol.exchange import Outcome
 from opencode_async.protocol.messages import Usage
 from opencode_async.protocol.parts import Part, ReasoningPart, TextPart, joined
 from opencode_async.protocol.todos import Todo
 
-MessageT = TypeVar("MessageT", bound=MessageMixin)
+Returned = TypeVar("Returned")
+FINAL = 10.0  # s a final write may still take once its task was cancelled
 
 
 class Lease(Generic[MessageT]):
@@ -135,3 +137,13 @@ def reply_columns(
         "cursor": cursor,
         **usage.to_json(),
     }
+
+
+async def despite_cancellation(write: Coroutine[Any, Any, Returned]) -> Returned:
+    """Await a final write; a cancellation meanwhile waits for it, within a deadline."""
+    task = asyncio.ensure_future(write)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=FINAL)
+        raise

@@ -17,15 +17,14 @@ from opencode_async.brokers.broker import EventBroker
 from opencode_async.database import Sessions, locked
 from opencode_async.database_time import database_time
 from opencode_async.errors import ConversationBusy, ConversationNotFound, MessageNotFound
-from opencode_async.models import PENDING, QUEUED, TERMINAL
+from opencode_async.models import PENDING, QUEUED, TERMINAL, ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.changes import Change
 from opencode_async.protocol.wire import clean
-from opencode_async.settings import ConversationT, Timings
+from opencode_async.settings import Timings
 from opencode_async.tables import Tables
 from opencode_async.turns.following import Following, conversation_topic
 from opencode_async.turns.frames import Cursor, change_of
-from opencode_async.turns.lease import MessageT
 from opencode_async.turns.message import TurnResult
 from opencode_async.turns.prompt import prompt_columns
 from opencode_async.turns.runner import Runner

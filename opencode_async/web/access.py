@@ -10,9 +10,8 @@ from sqlalchemy import ColumnElement, Select, select
 
 from opencode_async.database import parsed_key
 from opencode_async.errors import ConversationNotFound, MessageNotFound
-from opencode_async.settings import ConversationT
+from opencode_async.models import ConversationT, MessageT
 from opencode_async.tables import Tables
-from opencode_async.turns.lease import MessageT
 
 
 @dataclass(frozen=True)

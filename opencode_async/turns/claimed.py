@@ -1,0 +1,281 @@
+"""The story of a turn, from its claim to its last callback.
+
+Ensure the session, subscribe, post the prompt, listen, read how it ended from REST, finalize the
+row, tell the host. Whatever fails on the way is an ending of the turn, too; only a lost lease is
+not, for then the turn is another worker's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from opencode_async.brokers.broker import EventBroker
+from opencode_async.client.hub import Nudge, Subscription
+from opencode_async.database import Sessions, key_of
+from opencode_async.errors import (
+    LeaseLost,
+    OpencodeConnectionError,
+    OpencodeError,
+    ServerError,
+)
+from opencode_async.models import ConversationT, MessageT
+from opencode_async.observability.error_reporter import ErrorReporter, Severity
+from opencode_async.protocol.changes import (
+    PartAdded,
+    ReplyChange,
+    Snapshot,
+    TodosChanged,
+    UsageChanged,
+)
+from opencode_async.protocol.exchange import Exchange, Outcome, TurnError
+from opencode_async.protocol.parts import Part, part_from_json
+from opencode_async.protocol.reply import Reply
+from opencode_async.protocol.todos import todos_from_wire, todos_of
+from opencode_async.session import Session
+from opencode_async.settings import Timings
+from opencode_async.turns.answer import STOPPED, Answer, Ending
+from opencode_async.turns.frames import FramePublisher
+from opencode_async.turns.lease import Lease, despite_cancellation, reply_columns
+from opencode_async.turns.message import TurnResult, message_json
+from opencode_async.turns.observer import ObserverFeed, ReplyObserver
+from opencode_async.turns.prompt import prompt_body
+from opencode_async.turns.snapshots import SnapshotWriter
+
+UNREACHABLE = "The agent's server could not be reached."
+REFUSED = "The agent's server refused the request."
+INTERNAL = "The turn failed for a reason that is not the agent's."
+
+ObserverFactory = Callable[[MessageT], ReplyObserver]
+OnTurnFinished = Callable[[TurnResult], Awaitable[None]]
+
+
+@dataclass(frozen=True)
+class Wiring(Generic[MessageT]):
+    """What a turn is connected to."""
+
+    broker: EventBroker
+    observer_factory: ObserverFactory[MessageT] | None
+    on_turn_finished: OnTurnFinished | None
+    report: ErrorReporter
+    timings: Timings
+
+
+class ClaimedTurn(Generic[ConversationT, MessageT]):
+    """A turn in the hands of the worker that claimed it."""
+
+    def __init__(
+        self,
+        session: Session[ConversationT],
+        lease: Lease[MessageT],
+        row: MessageT,
+        wiring: Wiring[MessageT],
+        sessions: Sessions,
+    ) -> None:
+        self._session = session
+        self._lease = lease
+        self._row = row
+        self._wiring = wiring
+        self._sessions = sessions
+        self._name = str(key_of(row))
+        self._publisher = FramePublisher(wiring.broker, self._name, row.epoch, wiring.report)
+        self._reply: Reply | None = None
+        self._writer: SnapshotWriter | None = None
+        self._observer: ObserverFeed | None = None
+        self._subscription: Subscription | None = None
+        self._stopping = row.stop_requested is not None
+
+    def stop(self) -> None:
+        """The row's ``stop_requested`` is set: abort."""
+        if not self._stopping:
+            self._stopping = True
+            if self._subscription is not None:
+                self._subscription.put(Nudge())
+
+    async def run(self) -> MessageT:
+        """Run the turn to its terminal row. Raises ``LeaseLost`` and what the database raises."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                keeping = tasks.create_task(self._keep_lease())
+                self._observe(tasks)
+                try:
+                    ending = await self._ending(tasks)
+                    row = await self._finalized(ending)
+                finally:
+                    await self._publisher.end()
+                keeping.cancel()
+                await self._tell_host(TurnResult.of(row))
+        except* Exception as failed:
+            raise failed.exceptions[0] from None  # the others are its consequences
+        return row
+
+    async def _ending(self, tasks: asyncio.TaskGroup) -> Ending:
+        """How the turn ended; every failure but a lost lease is an ending."""
+        try:
+            return await self._answered(tasks)
+        except LeaseLost:
+            raise
+        except OpencodeError as error:
+            self._failed(error, "error", during="turn")
+            return Ending(Outcome("error", None, shown(error)), None)
+        except Exception as error:
+            self._failed(error, "error", during="turn")
+            return Ending(Outcome("error", None, TurnError("internal", INTERNAL)), None)
+
+    async def _answered(self, tasks: asyncio.TaskGroup) -> Ending:
+        """Get the answer."""
+        first_claim = self._row.epoch == 1
+        if self._stopping and first_claim:
+            return Ending(STOPPED, None)
+        client = self._session.client
+        session_id = await self._session.ensure()
+        body = await self._body()
+        reply = self._reply = self._reply_so_far(session_id)
+        writer = self._writer = SnapshotWriter(
+            self._lease,
+            self._publisher,
+            lambda: reply_columns(reply.result(), reply.todos, reply.usage, self._publisher.seq),
+            interval=self._wiring.timings.snapshot,
+            on_stop=self.stop,
+            report=self._wiring.report,
+        )
+        writing = tasks.create_task(writer.run())
+        try:
+            async with client.hub.subscribe(session_id) as events:
+                self._subscription = events
+                if self._stopping:
+                    events.put(Nudge())
+                answer = Answer(
+                    client,
+                    events,
+                    reply,
+                    body,
+                    publish=self._publish,
+                    report=self._wiring.report,
+                    timings=self._wiring.timings,
+                )
+                posted = not first_claim and await self._was_posted(reply)
+                if not posted:
+                    await answer.post()
+                return await answer.listen(resumed=posted)
+        finally:
+            self._subscription = None
+            writing.cancel()
+
+    async def _body(self) -> dict[str, Any]:
+        """The request's body, stored before it is sent, so that it can be sent again as it was."""
+        request = self._row.request or {}
+        if "body" not in request:
+            request = {"body": prompt_body(self._row, await self._session.settings())}
+            await self._lease.store({"request": request})
+        body: dict[str, Any] = request["body"]
+        return body
+
+    def _reply_so_far(self, session_id: str) -> Reply:
+        """The reply as an earlier worker left it, or an empty one."""
+        parts = tuple(part_from_json(part) for part in self._row.parts or ())
+        reply = Reply(session_id, self._row.prompt_id or "", parts)
+        reply.todos = todos_from_wire(self._row.todos)
+        if self._observer is not None:
+            self._observer.take(PartAdded(i, part) for i, part in enumerate(parts))
+        return reply
+
+    async def _was_posted(self, reply: Reply) -> bool:
+        """Whether the prompt of an earlier claimant arrived."""
+        message = await self._session.client.message(reply.session_id, reply.prompt_id)
+        return message is not None and message.has_parts
+
+    async def _publish(self, changes: Sequence[ReplyChange] | None) -> None:
+        """Tell followers and observers; ``None`` when the parts stand in another order now."""
+        if changes is None:
+            await self._publish_anew()
+        elif changes:
+            await self._publisher.publish(changes)
+            if self._writer is not None:
+                self._writer.changed()
+            if self._observer is not None:
+                self._observer.take(changes)
+
+    async def _publish_anew(self) -> None:
+        if self._writer is not None:
+            await self._writer.write()
+        async with self._sessions() as db:
+            row = await db.get_one(type(self._row), key_of(self._row))
+        await self._publisher.publish([Snapshot(message_json(row))])
+
+    async def _finalized(self, ending: Ending) -> MessageT:
+        """Store how the turn ended, with what REST says it answered."""
+        columns: dict[str, Any] = {}
+        if self._reply is not None:
+            usage = self._reply.usage
+            if ending.exchange is not None:
+                await self._become(self._reply, ending.exchange)
+                usage = ending.exchange.usage
+            columns = reply_columns(self._reply.result(), self._reply.todos, usage, 0)
+        columns["cursor"] = self._publisher.seq + 1
+        return await despite_cancellation(self._lease.finalize(ending.outcome, columns))
+
+    async def _become(self, reply: Reply, exchange: Exchange) -> None:
+        """Make the reply what REST says, and tell followers the difference."""
+        parts = exchange.final_parts
+        await self._publish(reply.reconcile(parts, final=True))
+        todos = todos_of(parts)
+        if todos is not None and todos != reply.todos:
+            reply.todos = todos
+            await self._publish([TodosChanged(todos)])
+        if exchange.usage != reply.usage:
+            await self._publish([UsageChanged(exchange.usage)])
+
+    async def _keep_lease(self) -> None:
+        """Renew the lease in good time; raises ``LeaseLost``."""
+        while True:
+            await asyncio.sleep(self._wiring.timings.lease / 3)
+            try:
+                if await self._lease.renew() is not None:
+                    self.stop()
+            except (SQLAlchemyError, OSError) as error:
+                self._failed(error, "warning", during="renewing the lease")
+
+    def _observe(self, tasks: asyncio.TaskGroup) -> None:
+        if self._wiring.observer_factory is None:
+            return
+        try:
+            observer = self._wiring.observer_factory(self._row)
+        except Exception as error:
+            self._failed(error, "error", during="observer_factory")
+            return
+        self._observer = ObserverFeed(observer, self._part, self._wiring.report)
+        self._observer.start(tasks)
+
+    def _part(self, index: int) -> Part:
+        if self._reply is None:
+            raise IndexError(index)
+        return self._reply.part(index)
+
+    async def _tell_host(self, result: TurnResult) -> None:
+        if self._observer is not None:
+            await self._observer.finish(result)
+        if self._wiring.on_turn_finished is not None:
+            try:
+                await self._wiring.on_turn_finished(result)
+            except Exception as error:
+                self._failed(error, "error", during="on_turn_finished")
+
+    def _failed(self, error: BaseException, severity: Severity, *, during: str) -> None:
+        context = {"during": during, "message_id": self._name}
+        self._wiring.report(error, severity=severity, context=context)
+        if self._observer is not None:
+            self._observer.error(error, severity)
+
+
+def shown(error: OpencodeError) -> TurnError:
+    """What may be shown of an error: its code and a fixed sentence, never a URL or a body."""
+    if isinstance(error, OpencodeConnectionError):
+        return TurnError(error.code, UNREACHABLE)
+    if isinstance(error, ServerError):
+        return TurnError(error.code, REFUSED)
+    return TurnError("internal", INTERNAL)

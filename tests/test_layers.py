@@ -1,0 +1,85 @@
+"""The direction of imports is a test, not a convention."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent / "opencode_async"
+
+PURE = {"errors", "protocol"}
+ROWS = {"models", "database", "database_time"}
+LAYERS: dict[str, set[str]] = {  # layer -> which others of ours it may import
+    "errors": set(),
+    "protocol": {"errors"},
+    "observability": {"errors"},
+    "client": PURE | {"observability"},
+    "database_time": set(),
+    "models": PURE | {"database_time"},
+    "database": {"errors", "models"},
+    "settings": {"models", "protocol"},
+    "session": PURE | ROWS | {"client", "observability", "settings"},
+    "brokers": set(),
+    "tables": {"errors", "models"},
+    "turns": PURE | ROWS | {"brokers", "client", "observability", "session", "settings", "tables"},
+    "web": {"brokers", "database", "errors", "models", "settings", "tables", "turns"},
+    "opencode": PURE
+    | ROWS
+    | {"brokers", "client", "observability", "session", "settings", "tables", "turns", "web"},
+    "testing": {"client", "errors"},
+}
+TECHNOLOGY = {  # third party -> the only places that may import it
+    "anyio": {"client", "web"},
+    "httpx": {"client"},
+    "httpx_sse": {"client"},
+    "sqlalchemy": {*ROWS, "session", "tables", "turns", "web", "opencode"},
+    "asyncpg": set(),
+    "fastapi": {"web", "opencode"},
+    "starlette": {"web"},
+    "sse_starlette": {"web"},
+    "pydantic": {"web"},
+}
+IMPURE = {"asyncio", "logging", "os", "random", "socket", "time", "datetime", "threading"}
+
+
+def imported_names(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: absolute imports only"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def violations() -> list[str]:
+    found = []
+    for path in sorted(PACKAGE.rglob("*.py")):
+        where = path.relative_to(PACKAGE).as_posix()
+        layer = where.partition("/")[0].removesuffix(".py")
+        if layer == "__init__":
+            continue
+        allowed = LAYERS[layer] | {layer}  # a KeyError here is a module without a layer
+        for name in sorted(imported_names(path)):
+            root, _, rest = name.partition(".")
+            ours = root == "opencode_async" and rest.partition(".")[0] not in allowed
+            theirs = root in TECHNOLOGY and layer not in TECHNOLOGY[root]
+            impure = layer == "protocol" and root in IMPURE
+            if (ours or theirs or impure) and not type_checking_only(path, name):
+                found.append(f"{where} imports {name}")
+    return found
+
+
+def type_checking_only(path: Path, name: str) -> bool:
+    """The router's type of what it is given is the one cycle, and exists for mypy alone."""
+    return path.name == "router.py" and name == "opencode_async.opencode.Opencode"
+
+
+def test_every_module_imports_only_what_its_layer_may() -> None:
+    assert violations() == []
+
+
+def test_the_rules_would_notice() -> None:
+    assert "sqlalchemy.select" in imported_names(PACKAGE / "turns" / "turns.py")
+    assert "json" in imported_names(PACKAGE / "protocol" / "wire.py")
