@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -58,10 +59,12 @@ async def client(opencode: ScriptedServer) -> AsyncIterator[OpencodeClient]:
 async def new_session(client: OpencodeClient) -> AsyncIterator[tuple[str, Subscription]]:
     """A session with its events, deleted in the end."""
     session_id = await client.create_session(title="test")
-    async with client.hub.subscribe(session_id) as events:
-        yield session_id, events
-    await client.abort(session_id)
-    await client.delete_session(session_id)
+    try:
+        async with client.hub.subscribe(session_id) as events:
+            yield session_id, events
+    finally:
+        await client.abort(session_id)
+        await client.delete_session(session_id)
 
 
 async def until(events: Subscription, wanted: Callable[[object], bool]) -> Any:
@@ -77,9 +80,17 @@ async def run(client: OpencodeClient, session_id: str, events: Subscription, tex
     """One whole turn."""
     prompt = Prompt.of(text)
     await client.prompt(session_id, prompt.body)
-    while not (turn := await client.exchange(session_id, prompt.id)).complete:
+    return await ended(client, session_id, events, prompt)
+
+
+async def ended(
+    client: OpencodeClient, session_id: str, events: Subscription, prompt: Prompt
+) -> Exchange:
+    """The turn of a prompt, once it is complete; the first idle may be too early, or not its."""
+    while True:
         await until(events, lambda e: isinstance(e, SessionIdle) and e.session_id == session_id)
-    return turn
+        if (turn := await client.exchange(session_id, prompt.id)).complete:
+            return turn
 
 
 def text_of(turn: Exchange) -> str:
@@ -91,7 +102,7 @@ async def raw(client: OpencodeClient, path: str) -> Any:
 
 
 async def test_it_knows_the_servers_version(client: OpencodeClient) -> None:
-    assert await client.version() == "1.18.33"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", await client.version())
 
 
 async def test_a_session_is_created_as_asked(client: OpencodeClient) -> None:
@@ -124,7 +135,7 @@ async def test_a_prompt_keeps_the_ids_it_was_given(client: OpencodeClient) -> No
         prompt = Prompt.of("SCRIPT:text One answer.")
         for _ in range(3):  # with ids of ours, posting again changes nothing
             await client.prompt(session_id, prompt.body)
-        await until(events, lambda e: isinstance(e, SessionIdle))
+        await ended(client, session_id, events, prompt)
         question, reply = (await client.messages(session_id)).messages
         assert question.info.id == prompt.id
         assert [part.id for part in question.parts] == [prompt.part_id]
@@ -224,9 +235,7 @@ async def test_a_subagents_cost_is_counted_once_and_for_its_turn_only(
         assert second.usage == Usage.total(m.info.usage for m in second.answers)
 
 
-async def test_a_subagents_subagent_is_counted_too(
-    client: OpencodeClient, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_subagents_subagent_is_counted_too(client: OpencodeClient) -> None:
     """OpenCode gives subagents no task tool, but a configured one may have it."""
     async with new_session(client) as (session_id, events):
         await run(client, session_id, events, "SCRIPT:task")
@@ -284,9 +293,8 @@ async def test_a_pending_question_is_listed_until_it_is_rejected(client: Opencod
         asked = await until(events, lambda e: isinstance(e, QuestionAsked))
         assert asked in await client.asked()
         await client.reject_question(asked.id)
-        await until(events, lambda e: isinstance(e, SessionIdle))
+        turn = await ended(client, session_id, events, prompt)
         assert asked not in await client.asked()
-        turn = await client.exchange(session_id, prompt.id)
         assert turn.outcome() == Outcome("completed", "rejected")
 
 
@@ -299,9 +307,8 @@ async def test_a_pending_permission_is_listed_until_it_is_rejected(client: Openc
         asked = await until(events, lambda e: isinstance(e, PermissionAsked))
         assert asked in await client.asked()
         await client.reject_permission(asked.id, "Nobody is here.")
-        await until(events, lambda e: isinstance(e, SessionIdle))
+        turn = await ended(client, session_id, events, prompt)
         assert asked not in await client.asked()
-        turn = await client.exchange(session_id, prompt.id)
         assert turn.outcome() == Outcome("completed", "stop")  # told why, the agent went on
         tool = next(part for part in turn.parts if isinstance(part, ToolPart))
         assert "Nobody is here." in json.dumps(tool.to_json())

@@ -7,17 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from opencode_async import (
     AuthenticationError,
+    LeaseHeld,
     OpencodeConnectionError,
     Server,
     TurnFailed,
     TurnSettings,
 )
 from opencode_async.client.local_server import free_port
+from opencode_async.database_time import database_time
 from opencode_async.testing import ScriptedServer, scripted_server
+from opencode_async.turns.message import message_json
 from tests.support.hosts import host
+from tests.support.replay import assert_replay_is
 
 
 async def unknown_agent(conversation: Any) -> TurnSettings:
@@ -152,7 +157,7 @@ async def test_a_turn_whose_worker_died_is_taken_over_without_prompting_again(
 
     async with host(database_url, opencode, dispatch=nowhere) as dead:
         message = await dead.agent.turns.start(
-            await dead.conversation(), 'SCRIPT:slow {"n": 5, "delay": 0.2}'
+            await dead.conversation(), 'SCRIPT:slow {"n": 6, "delay": 0.3}'
         )
         running = asyncio.create_task(dead.agent.turns.run(message.id))
         async with dead.agent.turns.follow(message.id) as changes:
@@ -161,7 +166,21 @@ async def test_a_turn_whose_worker_died_is_taken_over_without_prompting_again(
                     break
         running.cancel()
         await asyncio.wait([running])
+        kind = dead.agent.tables.message
+        async with dead.sessions.begin() as db:  # as a killed worker leaves it
+            values = {"lease_owner": "dead", "lease_expires_at": database_time(0.5)}
+            await db.execute(update(kind).where(kind.id == message.id).values(values))
+        with pytest.raises(LeaseHeld):
+            await dead.agent.turns.run(message.id)
     async with host(database_url, opencode) as app:
-        assert await app.agent.turns.recover() == [] or True
-        result = await app.agent.turns.run(message.id)
-    assert result.content == "".join(f"tick{i} " for i in range(5))
+        async with app.agent.turns.follow(message.id) as changes:
+            heard = [change async for change in changes]
+        row = await app.row(message.id)
+        conversation = app.agent.tables.conversation
+        async with app.sessions() as db:
+            session_id = (await db.get_one(conversation, row.conversation_id)).opencode_session_id
+        upstream = await app.agent.client.messages(session_id)
+    assert row.content == "".join(f"tick{i} " for i in range(6))
+    assert (row.status, row.epoch) == ("completed", 2)
+    assert [m.info.id for m in upstream.messages if m.info.role == "user"] == [row.prompt_id]
+    assert_replay_is(heard, message_json(row))

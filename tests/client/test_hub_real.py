@@ -1,0 +1,198 @@
+"""The event hub on the real OpenCode, through a proxy that counts connections and cuts them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+from uuid import uuid4
+
+import pytest
+
+from opencode_async.client.client import OpencodeClient
+from opencode_async.client.hub import Disconnected, Gap, Nudge, Subscription
+from opencode_async.client.server import Server
+from opencode_async.errors import OpencodeConnectionError
+from opencode_async.protocol.events import Event, MessagePartDelta
+from opencode_async.protocol.exchange import Outcome
+from opencode_async.protocol.parts import TextPart
+from opencode_async.protocol.reply import Reply
+from opencode_async.testing import ScriptedServer
+
+
+class Proxy:
+    """Passes bytes on, and knows which of its connections carry an event stream."""
+
+    def __init__(self, server: Server) -> None:
+        self.streams = 0
+        self.away = False
+        self._server = server
+        self._open: list[asyncio.StreamWriter] = []
+
+    def cut(self) -> None:
+        """Break every event stream off, as a lost line does."""
+        for writer in self._open:
+            writer.transport.abort()
+        self._open.clear()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Server]:
+        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as listening:
+            port = listening.sockets[0].getsockname()[1]
+            yield Server(
+                f"http://127.0.0.1:{port}",
+                password=self._server.password,
+                directory=self._server.directory,
+            )
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self.away:
+            writer.transport.abort()
+            return
+        url = urlsplit(self._server.url)
+        first = await reader.read(65536)
+        if first.startswith(b"GET /event?"):
+            self.streams += 1
+            self._open.append(writer)
+        upstream_reader, upstream_writer = await asyncio.open_connection(url.hostname, url.port)
+        upstream_writer.write(first)
+        ways = (passed_on(reader, upstream_writer), passed_on(upstream_reader, writer))
+        await asyncio.gather(*ways)
+
+
+async def passed_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    with suppress(ConnectionError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+@dataclass
+class Listener:
+    """One turn, as its subscription tells it."""
+
+    client: OpencodeClient
+    session_id: str
+    events: Subscription
+    reply: Reply
+    told: list[Disconnected | Gap] = field(default_factory=list)
+    heard: list[Event] = field(default_factory=list)
+
+    @property
+    def deltas(self) -> list[str]:
+        return [event.delta for event in self.heard if isinstance(event, MessagePartDelta)]
+
+    @property
+    def text(self) -> str:
+        return "".join(p.content for p in self.reply.result() if isinstance(p, TextPart))
+
+    async def listen(self) -> None:
+        """Take in one batch."""
+        async with asyncio.timeout(30):
+            batch = await self.events.batch()
+        for item in batch:
+            if isinstance(item, (Disconnected, Gap)):
+                self.told.append(item)
+            elif not isinstance(item, Nudge):
+                self.heard.append(item)
+                self.reply.apply(item)
+
+    async def stored(self) -> str:
+        """The answer's text in REST."""
+        exchange = await self.client.exchange(self.session_id, self.reply.prompt_id)
+        assert exchange.outcome() == Outcome("completed", "stop")
+        return "".join(p.content for p in exchange.parts if isinstance(p, TextPart))
+
+
+@asynccontextmanager
+async def turn(client: OpencodeClient, text: str) -> AsyncIterator[Listener]:
+    """A turn in a session of its own, just posted."""
+    session_id = await client.create_session(title="test")
+    prompt_id = f"msg_{uuid4().hex}"
+    part = {"id": f"prt_{uuid4().hex}", "type": "text", "text": text}
+    async with client.hub.subscribe(session_id) as events:
+        await client.prompt(session_id, {"messageID": prompt_id, "parts": [part]})
+        yield Listener(client, session_id, events, Reply(session_id, prompt_id))
+    await client.delete_session(session_id)
+
+
+async def test_thirty_turns_at_once_share_one_connection_and_each_hears_its_own(
+    opencode: ScriptedServer,
+) -> None:
+    proxy = Proxy(opencode)
+
+    async def whole_turn(client: OpencodeClient, number: int) -> None:
+        said = " ".join(f"word{number}.{word}" for word in range(20))
+        async with turn(client, f"SCRIPT:text {said}") as listener:
+            while not listener.reply.settled:
+                await listener.listen()
+            assert listener.text == "".join(listener.deltas) == await listener.stored() == said
+            assert {event.session_id for event in listener.heard} == {listener.session_id}
+            assert not any(isinstance(item, Disconnected) for item in listener.told)
+
+    async with proxy.running() as server, OpencodeClient(server) as client:
+        await asyncio.gather(*(whole_turn(client, number) for number in range(30)))
+        assert proxy.streams == 1
+        assert client.hub.malformed == 0
+        assert client.hub._subscriptions == {}
+
+
+async def test_a_cut_in_mid_turn_is_told_and_the_events_go_on_behind_it(
+    opencode: ScriptedServer,
+) -> None:
+    proxy = Proxy(opencode)
+    async with (
+        proxy.running() as server,
+        OpencodeClient(server) as client,
+        turn(client, 'SCRIPT:slow {"n": 25, "delay": 0.1}') as listener,
+    ):
+        while len(listener.deltas) < 3:
+            await listener.listen()
+        assert listener.told == [Gap()]  # of the first connection
+        proxy.cut()
+        while len(listener.told) < 3:
+            await listener.listen()
+        before = len(listener.deltas)
+        while not listener.reply.settled:
+            await listener.listen()
+        _, broken, whole = listener.told
+        assert isinstance(broken, Disconnected)
+        assert type(broken.error) is OpencodeConnectionError
+        assert whole == Gap()
+        assert before + 3 < len(listener.deltas) < 25
+        assert proxy.streams == 2
+        said = "".join(f"tick{number} " for number in range(25))
+        assert await listener.stored() == listener.text == said
+
+
+async def test_a_server_that_is_away_for_a_while_refuses_those_who_come_and_tells_the_others(
+    opencode: ScriptedServer,
+) -> None:
+    proxy = Proxy(opencode)
+    async with (
+        proxy.running() as server,
+        OpencodeClient(server) as client,
+        turn(client, "SCRIPT:hang") as listener,
+    ):
+        while not listener.deltas:
+            await listener.listen()
+        proxy.away = True
+        proxy.cut()
+        while len(listener.told) < 2:
+            await listener.listen()
+        with pytest.raises(OpencodeConnectionError):
+            async with client.hub.subscribe("ses_late"):
+                pytest.fail("there is no stream")
+        proxy.away = False
+        async with client.hub.subscribe("ses_late"):
+            await listener.listen()
+        first, *broken, last = listener.told
+        assert (first, last) == (Gap(), Gap())
+        assert {type(item) for item in broken} == {Disconnected}
+        await client.abort(listener.session_id)
+        while not listener.reply.settled:
+            await listener.listen()
+        assert proxy.streams == 2

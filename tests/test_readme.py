@@ -1,0 +1,88 @@
+"""The README's code is run, on the real server."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+
+from opencode_async import MessageMixin
+from opencode_async.testing import ScriptedServer
+from tests.support.hosts import engine_for
+from tests.support.serving import listening, serving
+
+README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
+BLOCKS = dict(re.findall(r"<!-- (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
+SERVER = '"http://localhost:4096"'
+DATABASE = 'create_async_engine("postgresql+asyncpg://localhost/app")'
+
+
+def quickstart(url: str, server: ScriptedServer) -> dict[str, Any]:
+    """The names of the quickstart, on that database and server."""
+    code = BLOCKS["quickstart"]
+    assert SERVER in code
+    assert DATABASE in code
+    names: dict[str, Any] = {"__name__": "quickstart", "server": server, "engine": engine_for(url)}
+    code = code.replace(SERVER, "server").replace(DATABASE, "engine")
+    exec(compile(code, "README", "exec", dont_inherit=True), names)  # noqa: S102
+    return names
+
+
+async def execute(code: str, names: dict[str, Any]) -> None:
+    """Run a block that awaits, in those names."""
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    compiled = compile(code, "README", "exec", flags=flags, dont_inherit=True)
+    result = eval(compiled, names)  # noqa: S307
+    if inspect.isawaitable(result):
+        await result
+
+
+def test_every_python_block_is_known_here() -> None:
+    assert set(BLOCKS) == {"quickstart", "turn", "turns", "errors"}
+    assert README.count("```python") == len(BLOCKS)
+
+
+async def test_the_quickstart_answers(database_url: str, opencode: ScriptedServer) -> None:
+    names = quickstart(database_url, opencode)
+    app: FastAPI = names["app"]
+    async with names["engine"].begin() as connection:
+        await connection.run_sync(names["Base"].metadata.create_all)
+    async with serving(app) as client:
+        cid = (await client.post("/agent/conversations")).json()["id"]
+        path = f"/agent/conversations/{cid}/events"
+        async with listening(client, path) as events:
+            body = {"text": "SCRIPT:text What is in this folder?"}
+            await client.post(f"/agent/conversations/{cid}/messages", json=body)
+            async for event in events:
+                if event.event == "finished":
+                    break
+    await names["engine"].dispose()
+    assert event.data["message"]["content"] == "What is in this folder?"
+
+
+async def test_the_blocks_for_python_run_in_turn(
+    database_url: str, opencode: ScriptedServer, capsys: Any
+) -> None:
+    names = quickstart(database_url, opencode)
+    async with names["engine"].begin() as connection:
+        await connection.run_sync(names["Base"].metadata.create_all)
+    async with names["agent"] as agent, agent.sessionmaker() as db:
+        conversation = names["Conversation"](user_id=1)
+        db.add(conversation)
+        await db.commit()
+        await db.refresh(conversation)
+        names |= {"db": db, "conversation": conversation}
+        await execute(BLOCKS["turn"], names)
+        assert names["result"].status == "completed"
+        await db.refresh(conversation)
+        await execute(BLOCKS["turns"], names)
+        assert names["result"].status == "completed"
+        message: MessageMixin = names["message"]
+        names["message"] = await db.get_one(type(message), message.id)
+        await execute(BLOCKS["errors"], names)
+    await names["engine"].dispose()
+    assert "You said: And now the tests." in capsys.readouterr().out
