@@ -42,12 +42,18 @@ class HttpConnection:
 
     def __init__(self, server: Server) -> None:
         auth = httpx.BasicAuth(server.username, server.password) if server.password else None
+        # Not the environment: a proxy or a .netrc entry there was not meant for this server.
         self._rest = httpx.AsyncClient(
-            base_url=server.url, auth=auth, timeout=REST_TIMEOUT, limits=REST_LIMITS
+            base_url=server.url,
+            auth=auth,
+            trust_env=False,
+            timeout=REST_TIMEOUT,
+            limits=REST_LIMITS,
         )
         self._streams = httpx.AsyncClient(
             base_url=server.url,
             auth=auth,
+            trust_env=False,
             timeout=httpx.Timeout(5.0, read=HEARTBEAT_TIMEOUT),
             limits=httpx.Limits(max_connections=None),
         )

@@ -13,7 +13,7 @@ from typing import Any
 
 from opencode_async.client.client import OpencodeClient
 from opencode_async.client.hub import Disconnected, Gap, Item, Nudge, Subscription
-from opencode_async.errors import OpencodeConnectionError, OpencodeError
+from opencode_async.errors import OpencodeConnectionError, OpencodeError, ServerError
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.changes import ReplyChange
 from opencode_async.protocol.events import PermissionAsked, QuestionAsked
@@ -130,7 +130,9 @@ class Answer:
                 await self._catch_up(exchange)
             if self._stopping_since is not None and not resting:
                 await self._abort()  # an abort before the model was called stops nothing
-        except OpencodeConnectionError as error:
+        except (OpencodeConnectionError, ServerError) as error:
+            if isinstance(error, ServerError) and error.status < 500:
+                raise
             if self._stopping_for() > self._timings.stop:
                 return Ending(STOPPED, None)
             if self._lost is None:

@@ -119,12 +119,20 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             return await self._answered(tasks)
         except LeaseLost:
             raise
-        except OpencodeError as error:
-            self._failed(error, "error", during="turn")
-            return Ending(Outcome("error", None, shown(error)), None)
         except Exception as error:
             self._failed(error, "error", during="turn")
-            return Ending(Outcome("error", None, TurnError("internal", INTERNAL)), None)
+            await self._abandon()
+            return Ending(Outcome("error", None, shown(error)), None)
+
+    async def _abandon(self) -> None:
+        """Stop an agent that may still be at work: it would merge the next prompt into this one."""
+        if self._reply is None:
+            return
+        try:
+            async with asyncio.timeout(self._wiring.timings.stop):
+                await self._session.abort()
+        except (OpencodeError, TimeoutError) as error:
+            self._failed(error, "warning", during="abandoning a turn")
 
     async def _answered(self, tasks: asyncio.TaskGroup) -> Ending:
         """Get the answer."""
@@ -272,7 +280,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             self._observer.error(error, severity)
 
 
-def shown(error: OpencodeError) -> TurnError:
+def shown(error: Exception) -> TurnError:
     """What may be shown of an error: its code and a fixed sentence, never a URL or a body."""
     if isinstance(error, OpencodeConnectionError):
         return TurnError(error.code, UNREACHABLE)

@@ -155,12 +155,12 @@ class Turns(Generic[ConversationT, MessageT]):
     async def recover(self) -> list[Any]:
         """Dispatch every pending turn that nobody runs; their ids.
 
-        That is one whose worker died, at most the lease time ago, or whose dispatch got lost.
+        That is one whose worker gave it up or died, its lease run out, or whose dispatch got lost.
         """
         kind = self._message
-        ownerless = kind.lease_expires_at.is_(None) & (
-            kind.created_at < database_time(-self._timings.lease)
-        )
+        # A row nobody has claimed yet is probably on its way to its first worker.
+        late = (kind.epoch > 0) | (kind.created_at < database_time(-self._timings.lease))
+        ownerless = kind.lease_expires_at.is_(None) & late
         async with self._sessions() as db:
             query = select(kind).where(
                 kind.status == PENDING,
@@ -175,11 +175,11 @@ class Turns(Generic[ConversationT, MessageT]):
     async def watch(self) -> None:
         """Recover turns for ever."""
         while True:
-            await asyncio.sleep(self._timings.lease / 2)
             try:
                 await self.recover()
             except Exception as error:
                 self._report(error, severity="warning", context={"during": "recovering turns"})
+            await asyncio.sleep(self._timings.lease / 2)
 
     def close(self) -> None:
         """Give up the turns that run here; each releases its lease."""

@@ -39,15 +39,22 @@ class Proxy:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Server]:
-        async with await asyncio.start_server(self._serve, "127.0.0.1", 0) as listening:
+        async with asyncio.TaskGroup() as serving:
+
+            def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                serving.create_task(self._serve(reader, writer))
+
+            listening = await asyncio.start_server(accept, "127.0.0.1", 0)
             port = listening.sockets[0].getsockname()[1]
             yield Server(
                 f"http://127.0.0.1:{port}",
                 password=self._server.password,
                 directory=self._server.directory,
             )
+            listening.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """One connection; the end of either side is the end of both."""
         if self.away:
             writer.transport.abort()
             return
@@ -58,16 +65,25 @@ class Proxy:
             self._open.append(writer)
         upstream_reader, upstream_writer = await asyncio.open_connection(url.hostname, url.port)
         upstream_writer.write(first)
-        ways = (passed_on(reader, upstream_writer), passed_on(upstream_reader, writer))
-        await asyncio.gather(*ways)
+        ways = [
+            asyncio.create_task(pass_on(reader, upstream_writer)),
+            asyncio.create_task(pass_on(upstream_reader, writer)),
+        ]
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        await asyncio.wait(ways)
+        for side in (writer, upstream_writer):
+            side.close()
+            with suppress(ConnectionError):
+                await side.wait_closed()
 
 
-async def passed_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     with suppress(ConnectionError):
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
-    writer.close()
 
 
 @dataclass
@@ -130,7 +146,7 @@ async def test_thirty_turns_at_once_share_one_connection_and_each_hears_its_own(
             while not listener.reply.settled:
                 await listener.listen()
             assert listener.text == "".join(listener.deltas) == await listener.stored() == said
-            assert {event.session_id for event in listener.heard} == {listener.session_id}
+            assert {getattr(e, "session_id", None) for e in listener.heard} == {listener.session_id}
             assert not any(isinstance(item, Disconnected) for item in listener.told)
 
     async with proxy.running() as server, OpencodeClient(server) as client:

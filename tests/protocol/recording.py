@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from opencode_async.protocol.events import SessionEvent, event_from_wire
+from opencode_async.protocol.events import Event, event_from_wire
 from opencode_async.protocol.messages import WireMessage
 
 RECORDINGS = Path(__file__).resolve().parents[1] / "recordings"
@@ -27,7 +27,8 @@ class Answered:
     session_id: str
     row: int
     messages: Sequence[Json]
-    complete: bool
+    complete: bool  # all messages of the session
+    awaited: bool  # the answer to a prompt, which may come before the events that led to it
 
 
 class Store:
@@ -65,10 +66,12 @@ class Store:
 
     def learn(self, answered: Answered) -> None:
         """Take over what REST said."""
+        told = {message["info"]["id"]: message["info"] for message in answered.messages}
+        known = self._messages.get(answered.session_id, {})
+        self._messages[answered.session_id] = told if answered.complete else known | told
         for message in answered.messages:
-            info = message["info"]
-            self._messages.setdefault(answered.session_id, {})[info["id"]] = info
-            self._parts[info["id"]] = {part["id"]: part for part in message["parts"]}
+            parts = {part["id"]: part for part in message["parts"]}
+            self._parts[message["info"]["id"]] = parts
 
 
 class Recording:
@@ -83,12 +86,9 @@ class Recording:
         """The decoded frames of the event stream, of the first ``end`` rows."""
         return (row["data"] for row in self.rows[:end] if row["src"].startswith("event"))
 
-    def events(self) -> Iterator[SessionEvent]:
-        """What a turn would get of them from the hub."""
-        for frame in self.frames():
-            event = event_from_wire(frame)
-            if event is not None and hasattr(event, "session_id"):
-                yield event  # type: ignore[misc]
+    def events(self) -> Iterator[Event]:
+        """Those of the frames that are of a known type, parsed."""
+        return (event for frame in self.frames() if (event := event_from_wire(frame)) is not None)
 
     def answers(self) -> Iterator[Answered]:
         """Every answer about messages: whole sessions, pages, single messages, awaited prompts."""
@@ -99,21 +99,18 @@ class Recording:
                 continue
             if found := MESSAGES.fullmatch(path):
                 assert isinstance(answer, list)
-                yield Answered(found[1], index, answer, complete=not query)
+                yield Answered(found[1], index, answer, complete=not query, awaited=False)
             elif isinstance(answer, dict) and "info" in answer and "parts" in answer:
-                yield Answered(answer["info"]["sessionID"], index, [answer], complete=False)
-
-    def last_answers(self) -> dict[str, Answered]:
-        """The last whole answer of each session."""
-        return {a.session_id: a for a in self.answers() if a.complete}
+                session_id, awaited = answer["info"]["sessionID"], path.startswith("POST")
+                yield Answered(session_id, index, [answer], complete=False, awaited=awaited)
 
     def truth(self) -> dict[str, list[WireMessage]]:
-        """What the server held at the end, by session: its last whole answer and what came since.
+        """What the server held at the end, by session: what REST last said and what came since.
 
         Sessions of which REST was not asked are told by their events alone.
         """
         store = Store()
-        answers = {answer.row: answer for answer in self.last_answers().values()}
+        answers = {answer.row: answer for answer in self.answers()}
         for index, row in enumerate(self.rows):
             if row["src"].startswith("event"):
                 store.apply(deepcopy(row["data"]))

@@ -17,11 +17,9 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from opencode_async.models import MessageT, ConversationT
 from opencode_async import ConversationMixin, MessageMixin, Opencode, Server, Tables, Timings
+from opencode_async.models import ConversationT, MessageT
 from opencode_async.observability.error_reporter import Severity
-
-
 
 # Short enough for tests to see what happens at their end, long enough for a busy machine.
 QUICK = Timings(lease=3.0, accept=8.0, reconnect=1.5, look=3.0, settle=0.5, stop=3.0, snapshot=0.1)

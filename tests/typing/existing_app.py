@@ -1,17 +1,16 @@
 """An app that had its tables before it had an agent, checked by mypy.
 
-BIGINT keys, a column called ``body``, NOT NULL columns of its own, its own ``__table_args__``, a job
-queue, an observer that pushes to websockets, and routes of its own.
+BIGINT keys, a column called ``body``, NOT NULL columns of its own, its own ``__table_args__``, a
+job queue, an observer that pushes to websockets, and routes of its own.
 """
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
+from typing import Annotated, Any, assert_type
 
 from fastapi import BackgroundTasks, Depends, FastAPI, Request, Response
 from sqlalchemy import BigInteger, ForeignKey, Index, Text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from typing_extensions import assert_type
 
 from opencode_async import (
     Access,
@@ -123,7 +122,9 @@ Db = Annotated[AsyncSession, Depends(get_db, scope="function")]
 def tenant(db: Db, request: Request) -> Access:
     tenant_id = int(request.headers["x-tenant"])
     own = {"tenant_id": tenant_id}
-    return Access(Thread.tenant_id == tenant_id, conversation=own, message={**own, "source": "chat"})
+    return Access(
+        Thread.tenant_id == tenant_id, conversation=own, message={**own, "source": "chat"}
+    )
 
 
 app = FastAPI(lifespan=agent.lifespan)
@@ -149,8 +150,8 @@ async def live(entry_id: int, request: Request) -> Response:
 
 
 @app.post("/threads/{thread_id}/summary")
-async def summary(thread_id: int, db: Db, background: BackgroundTasks) -> str:
-    """Everything explicit: this handler waits for the answer, and a second one goes on behind it."""
+async def summary(thread_id: int, db: Db) -> str:
+    """Everything explicit: this handler waits for the answer."""
     thread = await db.get_one(Thread, thread_id)
     entry = Entry(
         conversation_id=thread_id,
@@ -165,7 +166,6 @@ async def summary(thread_id: int, db: Db, background: BackgroundTasks) -> str:
         session = Session(db, thread, client=client, settings_for=settings_for)
         result = await Turn(db, entry, session=session, text="Summarize this thread.")
     result.raise_for_error()
-    background.add_task(agent.turns.cancel, entry.id)
     return result.content
 
 
@@ -173,3 +173,8 @@ async def summary(thread_id: int, db: Db, background: BackgroundTasks) -> str:
 async def wait(entry_id: int, db: Db) -> str:
     entry = await db.get_one(Entry, entry_id)
     return (await agent.turn(db, entry)).content
+
+
+@app.post("/entries/{entry_id}/later", status_code=202)
+async def later(entry_id: int, background: BackgroundTasks) -> None:
+    background.add_task(answer, entry_id)

@@ -1,4 +1,4 @@
-"""A host's own tests of its agent, checked by mypy: the real server, the scripted model, no network."""
+"""A host's own tests of its agent, checked by mypy: the real server with the scripted model."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

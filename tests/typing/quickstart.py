@@ -27,7 +27,9 @@ class Conversation(ConversationMixin, Base):
 class Message(MessageMixin, Base):
     __tablename__ = "messages"
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    conversation_id: Mapped[UUID] = mapped_column(ForeignKey("conversations.id", ondelete="CASCADE"))
+    conversation_id: Mapped[UUID] = mapped_column(
+        ForeignKey("conversations.id", ondelete="CASCADE")
+    )
 
 
 @dataclass
