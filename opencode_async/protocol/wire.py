@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
@@ -27,14 +27,23 @@ def clean(text: str) -> str:
 def loads(raw: str | bytes) -> Any:
     """Parse JSON and clean every string in it; raises ``Malformed`` for what is not JSON."""
     try:
-        value = json.loads(raw)
-    except ValueError as error:
+        return _loaded(raw)
+    except (ValueError, RecursionError) as error:
         raise Malformed(f"not JSON: {error}") from error
+
+
+def _loaded(raw: str | bytes) -> Any:
+    value = json.loads(raw, parse_constant=_refused)
     # Such characters can only arrive as \u escapes, so nearly every frame skips the walk.
     escape, surrogate = ("\\u0000", "\\ud") if isinstance(raw, str) else (b"\\u0000", b"\\ud")
     if escape in raw or surrogate in raw.lower():  # type: ignore[operator]
         return _cleaned(value)
     return value
+
+
+def _refused(constant: str) -> NoReturn:
+    """Python would read NaN and the infinities, which JSON does not have and JSONB refuses."""
+    raise ValueError(constant)
 
 
 def _cleaned(value: Any) -> Any:

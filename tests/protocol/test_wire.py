@@ -1,0 +1,87 @@
+"""The one door for JSON: what PostgreSQL cannot store is mapped there."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from opencode_async.protocol.wire import (
+    Malformed,
+    clean,
+    loads,
+    mapping,
+    number,
+    objects,
+    optional_text,
+    text,
+)
+
+UNSTORABLE = [chr(0), *map(chr, range(0xD800, 0xE000, 0x97)), "\ud800", "\udfff"]
+
+
+@pytest.mark.parametrize("character", UNSTORABLE, ids=lambda c: f"U+{ord(c):04X}")
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_characters_that_cannot_be_stored_become_replacement_characters(
+    character: str, as_bytes: bool
+) -> None:
+    raw = json.dumps({"a" + character: [f"b{character}c", {"d": character * 2}]})
+    loaded = loads(raw.encode() if as_bytes else raw)
+    assert loaded == {"a\ufffd": ["b\ufffdc", {"d": "\ufffd\ufffd"}]}
+
+
+@pytest.mark.parametrize("escape", [r"\ud800", r"\uD800", r"\uDfFf", r"\u0000"])
+def test_the_escape_may_be_written_in_either_case(escape: str) -> None:
+    assert loads(f'"x{escape}y"') == "x\ufffdy"
+
+
+def test_astral_characters_in_surrogate_pairs_are_kept() -> None:
+    everything = "".join(map(chr, [*range(0x1F600, 0x1F650), 0x10000, 0x10FFFF]))
+    assert loads(json.dumps({everything: everything})) == {everything: everything}
+    assert loads(json.dumps(everything, ensure_ascii=False).encode()) == everything
+    assert loads(r'"\ud83d\ude00\ud83d"') == "\U0001f600\ufffd"
+
+
+def test_an_escaped_backslash_before_a_code_is_no_escape() -> None:
+    assert loads(r'"\\u0000 \\ud800"') == r"\u0000 \ud800"
+
+
+def test_everything_else_is_kept_as_it_is() -> None:
+    kept = "\t\n\x01\x7f\x80\ue000\ufeff\ufffd\uffff é 漢"
+    assert clean(kept) == kept
+    value = {"a": [1, 1.5, -0.25, True, False, None, "", kept, {}, []], "z\\ud": {"\x01": "\x00"}}
+    assert loads(json.dumps(value)) == value | {"z\\ud": {"\x01": "\ufffd"}}
+
+
+@pytest.mark.parametrize("raw", ["", "{", "data", '{"a":}', "[1,]", b"\xff\xfe\xfd", b"\xc3("])
+def test_what_is_not_json_is_malformed(raw: str | bytes) -> None:
+    with pytest.raises(Malformed, match="not JSON"):
+        loads(raw)
+
+
+@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", '{"cost": NaN}'])
+def test_numbers_that_json_does_not_have_are_malformed(literal: str) -> None:
+    with pytest.raises(Malformed, match="not JSON"):
+        loads(literal)
+
+
+def test_a_value_nested_too_deep_is_malformed() -> None:
+    with pytest.raises(Malformed):
+        loads("[" * 200_000)
+
+
+def test_fields_are_read_with_their_type_or_not_at_all() -> None:
+    source = {"text": "t", "empty": "", "one": 1, "half": 0.5, "yes": True, "null": None}
+    assert text(source, "text") == "t"
+    assert text(source, "empty") == ""
+    for key in ("one", "null", "absent"):
+        with pytest.raises(Malformed, match=key):
+            text(source, key)
+    assert [optional_text(source, key) for key in ("text", "one", "absent")] == ["t", None, None]
+    assert [number(source, key) for key in ("one", "half")] == [1, 0.5]
+    assert [number(source, key) for key in ("yes", "text", "null", "absent")] == [0, 0, 0, 0]
+    assert mapping(source) == source
+    with pytest.raises(Malformed, match="what is list"):
+        mapping([], "what")
+    assert objects([{"a": 1}, 2, None, {}]) == [{"a": 1}, {}]
+    assert objects({"a": 1}) == []
