@@ -20,6 +20,7 @@
     ├── ConversationNotFound       no such row (or not for this user)
     ├── MessageNotFound
     ├── ConversationBusy           a turn of this conversation is still running
+    ├── IdempotencyMismatch        an idempotency key came again with another request
     ├── LeaseHeld                  another worker is running this turn
     ├── LeaseLost                  this worker no longer is
     └── TurnFailed                 what ``TurnResult.raise_for_error()`` raises
@@ -165,6 +166,14 @@ class ConversationBusy(OpencodeError):
     def __init__(self, conversation_id: object) -> None:
         super().__init__(f"a turn of conversation {conversation_id} is still running")
         self.conversation_id = conversation_id
+
+
+class IdempotencyMismatch(OpencodeError):
+    """An idempotency key was used before, in this conversation, for another request."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__("this Idempotency-Key was used for another request")
+        self.key = key
 
 
 class LeaseHeld(OpencodeError):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, Generic
 
-from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opencode_async.brokers.broker import EventBroker
@@ -19,6 +18,7 @@ from opencode_async.settings import Timings
 from opencode_async.turns.claimed import ClaimedTurn, ObserverFactory, OnTurnFinished, Wiring
 from opencode_async.turns.lease import Lease, despite_cancellation
 from opencode_async.turns.message import TurnResult
+from opencode_async.turns.posting import next_position
 from opencode_async.turns.prompt import prompt_columns
 
 
@@ -100,11 +100,3 @@ class Turn(Generic[ConversationT, MessageT]):
             if current.position is None:
                 current.position = await next_position(db, self._kind, current.conversation_id)
         return current
-
-
-async def next_position(db: AsyncSession, kind: type[MessageT], conversation_id: object) -> int:
-    """The next free position; the conversation's row must be locked."""
-    last = await db.scalar(
-        select(func.max(kind.position)).where(kind.conversation_id == conversation_id)
-    )
-    return (last or 0) + 1

@@ -8,27 +8,25 @@ from contextlib import asynccontextmanager
 from typing import Any, Generic
 
 from sqlalchemy import event, select, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session as SyncSession
 from sqlalchemy.orm import SessionTransaction
 
 from opencode_async.brokers.broker import EventBroker
-from opencode_async.database import Sessions, locked
+from opencode_async.database import Sessions
 from opencode_async.database_time import database_time
-from opencode_async.errors import ConversationBusy, ConversationNotFound, MessageNotFound
+from opencode_async.errors import MessageNotFound
 from opencode_async.models import PENDING, QUEUED, TERMINAL, ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.changes import Change
-from opencode_async.protocol.wire import clean
 from opencode_async.settings import Timings
 from opencode_async.tables import Tables
 from opencode_async.turns.following import Following, conversation_topic
 from opencode_async.turns.frames import Cursor, change_of
 from opencode_async.turns.message import TurnResult
-from opencode_async.turns.prompt import prompt_columns
+from opencode_async.turns.posting import Post, insert
 from opencode_async.turns.runner import Runner
-from opencode_async.turns.turn import Turn, next_position
+from opencode_async.turns.turn import Turn
 
 Dispatch = Callable[[MessageT], Awaitable[None]]
 
@@ -69,22 +67,28 @@ class Turns(Generic[ConversationT, MessageT]):
         values: Mapping[str, Any] | None = None,
         agent: str | None = None,
         model: str | None = None,
+        idempotency_key: str | None = None,
     ) -> MessageT:
         """Store what a person says and the assistant's row that is to answer it, and dispatch that.
 
         ``values`` fills the host's own columns of both rows. With ``db`` the rows are written in
         the caller's transaction and flushed, not committed; the turn is dispatched once that
-        commits. Raises ``ConversationNotFound`` and ``ConversationBusy``.
+        commits. A repeated ``idempotency_key`` gives the row of the first call. Raises
+        ``ConversationNotFound``, ``ConversationBusy`` and ``IdempotencyMismatch``.
         """
+        post = Post(text, agent, model, idempotency_key, values or {})
+        kinds = self._conversation, self._message
         if db is not None:
-            message = await self._insert(db, conversation_id, text, values or {}, agent, model)
-            self._dispatch_after(db, message.id, conversation_id)
+            message, new = await insert(db, *kinds, conversation_id, post)
+            if new:
+                self._dispatch_after(db, message.id, conversation_id)
             return message
         async with self._sessions() as own:
-            message = await self._insert(own, conversation_id, text, values or {}, agent, model)
+            message, new = await insert(own, *kinds, conversation_id, post)
             await own.commit()
             await own.refresh(message)
-        await self._announce(message.id, conversation_id)
+        if new:
+            await self._announce(message.id, conversation_id)
         return message
 
     @asynccontextmanager
@@ -184,54 +188,6 @@ class Turns(Generic[ConversationT, MessageT]):
     def close(self) -> None:
         """Give up the turns that run here; each releases its lease."""
         self._runner.cancel()
-
-    async def _insert(
-        self,
-        db: AsyncSession,
-        conversation_id: Any,
-        text: str,
-        values: Mapping[str, Any],
-        agent: str | None,
-        model: str | None,
-    ) -> MessageT:
-        kind = self._message
-        new: Callable[..., MessageT] = kind  # a mapped class takes its attributes as keywords
-        conversation = await locked(db, self._conversation, conversation_id)
-        if conversation is None:
-            raise ConversationNotFound(conversation_id)
-        busy = select(kind.id).where(
-            kind.conversation_id == conversation_id, kind.status.in_((PENDING, QUEUED))
-        )
-        if (await db.execute(busy.limit(1))).first() is not None:
-            raise ConversationBusy(conversation_id)
-        position = await next_position(db, kind, conversation_id)
-        common = {**values, "conversation_id": conversation_id}
-        said = new(
-            **common, role="user", status="completed", content=clean(text), position=position
-        )
-        db.add(said)
-        await db.flush()
-        message = new(
-            **common,
-            role="assistant",
-            status=PENDING,
-            position=position + 1,
-            reply_to=str(said.id),
-            **prompt_columns(text, agent=agent, model=model),
-        )
-        db.add(message)
-        try:
-            await db.flush()
-        except IntegrityError as error:
-            # Another writer than this library put a pending row there since the look above.
-            raise ConversationBusy(conversation_id) from error
-        await db.execute(
-            update(self._conversation)
-            .where(self._conversation.id == conversation_id)
-            .values({"updated_at": database_time()})
-            .execution_options(synchronize_session=False)
-        )
-        return message
 
     def _dispatch_after(self, db: AsyncSession, key: Any, conversation_id: Any) -> None:
         """Dispatch once the outermost transaction of ``db`` has ended; not if it rolled back."""

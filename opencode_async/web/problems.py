@@ -18,6 +18,7 @@ from starlette.responses import Response
 from opencode_async.errors import (
     ConversationBusy,
     ConversationNotFound,
+    IdempotencyMismatch,
     MessageNotFound,
     OpencodeError,
 )
@@ -50,6 +51,11 @@ PROBLEMS: dict[type[OpencodeError], tuple[int, str, str]] = {
     ConversationNotFound: (404, "conversation-not-found", "There is no such conversation."),
     MessageNotFound: (404, "message-not-found", "There is no such message."),
     ConversationBusy: (409, "conversation-busy", "The agent is still answering."),
+    IdempotencyMismatch: (
+        422,
+        "idempotency-mismatch",
+        "This Idempotency-Key was used for another request.",
+    ),
     Forbidden: (403, "read-only", "You may read here, but not write."),
     Invalid: (422, "invalid-request", "The request is not valid."),
     NotAllowed: (422, "not-allowed", "That is not on offer."),

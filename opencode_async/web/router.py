@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request, Response, params
+from fastapi import APIRouter, Depends, Header, Query, Request, Response, params
 from fastapi.responses import JSONResponse
 from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -158,13 +158,23 @@ def build_router(
         return Response(status_code=204)
 
     @router.post("/conversations/{cid}/messages", status_code=202, response_model=AgentMessage)
-    async def post_message(cid: str, body: AgentNewMessage, access: Writer) -> Response:
+    async def post_message(
+        cid: str,
+        body: AgentNewMessage,
+        access: Writer,
+        idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+    ) -> Response:
         """Say something; the assistant's message that will answer comes back, still pending."""
         check(body, rules)
         async with sessions() as db:
             row = await found(db, access, cid)
         message = await agent.turns.start(
-            row.id, body.text, values=access.message, agent=body.agent, model=body.model
+            row.id,
+            body.text,
+            values=access.message,
+            agent=body.agent,
+            model=body.model,
+            idempotency_key=idempotency_key,
         )
         return JSONResponse(message_json(message), 202)
 

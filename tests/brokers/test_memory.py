@@ -207,6 +207,13 @@ async def test_publishing_nothing_only_wakes(broker: MemoryBroker) -> None:
         assert await is_silent(one)
 
 
+async def test_news_from_before_a_follower_came_is_none(broker: MemoryBroker) -> None:
+    async with broker.follow("news", 0, 0):
+        await broker.publish("news", 0, [], stored=0)
+        async with broker.follow("news", 0, 0) as late:
+            assert await is_silent(late)
+
+
 async def test_news_without_followers_leaves_nothing(broker: MemoryBroker) -> None:
     for number in range(10):
         await broker.publish(f"conversation:{number}", 0, [], stored=0)

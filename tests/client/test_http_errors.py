@@ -249,7 +249,8 @@ async def test_a_stream_without_heartbeats_is_given_up(
 
 
 async def test_a_stream_that_breaks_off_is_unreachable() -> None:
-    sent = answer(b"data: 1\n\ndata", kind="text/event-stream", length=99)
+    frames = b"id: 0\n\n: a comment\n\ndata: 1\n\ndata: brok"
+    sent = answer(frames, kind="text/event-stream", length=99)
 
     async def read(client: OpencodeClient) -> None:
         async with client.http.events("/event") as frames:

@@ -367,6 +367,16 @@ async def test_a_broken_stream_is_told_and_so_is_that_it_is_whole_again(
     assert lab.reported == []
 
 
+async def test_one_who_hears_several_sessions_is_told_of_a_break_once(
+    lab: Lab, waits: list[tuple[float, float]]
+) -> None:
+    async with connected(lab, "ses_a") as (events, connection):
+        await connection.send(created("ses_child", "ses_a"))
+        connection.fail(BROKEN)
+        await lab.streams.connect()
+        assert (await next_items(events))[1:] == [Disconnected(BROKEN), Gap()]
+
+
 async def test_a_stream_that_the_server_ends_is_a_broken_one(
     lab: Lab, waits: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -317,6 +318,29 @@ async def session_of(app: Host[Any, Any], row: Any) -> str:
         conversation = await db.get_one(app.agent.tables.conversation, row.conversation_id)
     session_id: str = conversation.opencode_session_id
     return session_id
+
+
+async def test_a_repeated_idempotency_key_is_the_same_message(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with chat(database_url, opencode) as (app, client):
+        cid = await app.conversation()
+        path, key = f"/agent/conversations/{cid}/messages", {"Idempotency-Key": "k1"}
+        body = {"text": "SCRIPT:text Once."}
+        answers = await asyncio.gather(
+            *(client.post(path, json=body, headers=key) for _ in range(5))
+        )
+        assert [answer.status_code for answer in answers] == [202] * 5
+        (mid,) = {answer.json()["id"] for answer in answers}
+        await heard(client, mid)
+        again = await client.post(path, json=body, headers=key)
+        assert (again.status_code, again.json()["id"]) == (202, mid)
+        other = await client.post(path, json={"text": "Something else"}, headers=key)
+        assert other.status_code == 422
+        assert other.json()["type"] == "urn:opencode-async:idempotency-mismatch"
+        async with app.sessions() as db:
+            count = select(func.count()).select_from(app.agent.tables.message)
+            assert await db.scalar(count) == 2
 
 
 async def test_lists_are_paged(database_url: str, opencode: ScriptedServer) -> None:

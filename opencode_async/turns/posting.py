@@ -1,0 +1,133 @@
+"""What a person says becomes two rows: theirs, and the assistant's that is to answer it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Select, func, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from opencode_async.database import locked
+from opencode_async.database_time import database_time
+from opencode_async.errors import ConversationBusy, ConversationNotFound, IdempotencyMismatch
+from opencode_async.models import PENDING, QUEUED, ConversationMixin, MessageT
+from opencode_async.protocol.wire import clean
+from opencode_async.turns.prompt import prompt_columns
+
+
+@dataclass(frozen=True)
+class Post:
+    """What is said, what it asks for, and ``values`` for the host's own columns of both rows."""
+
+    text: str
+    agent: str | None = None
+    model: str | None = None
+    idempotency_key: str | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def request_hash(self) -> str:
+        """SHA-256 of what the key stands for."""
+        request = json.dumps([self.text, self.agent, self.model])
+        return hashlib.sha256(request.encode()).hexdigest()
+
+
+async def insert(
+    db: AsyncSession,
+    conversations: type[ConversationMixin],
+    messages: type[MessageT],
+    conversation_id: Any,
+    post: Post,
+) -> tuple[MessageT, bool]:
+    """Store a post under the conversation's row lock; the assistant's row, and whether it is new.
+
+    Raises ``ConversationNotFound``, ``ConversationBusy`` and ``IdempotencyMismatch``.
+    """
+    if await locked(db, conversations, conversation_id) is None:
+        raise ConversationNotFound(conversation_id)
+    if earlier := await _earlier(db, messages, conversation_id, post):
+        return earlier, False
+    busy = _busy(messages, conversation_id)
+    if await db.scalar(busy) is not None:
+        raise ConversationBusy(conversation_id)
+    try:
+        async with db.begin_nested():
+            message = await _insert_both(db, messages, conversation_id, post)
+    except IntegrityError as error:
+        # A writer that takes no lock may have put a pending row there since the look above; any
+        # other violation is of the host's own constraints.
+        if await db.scalar(busy) is None:
+            raise
+        raise ConversationBusy(conversation_id) from error
+    await db.execute(
+        update(conversations)
+        .where(conversations.id == conversation_id)
+        .values({"updated_at": database_time()})
+        .execution_options(synchronize_session=False)
+    )
+    return message, True
+
+
+async def next_position(db: AsyncSession, messages: type[MessageT], conversation_id: object) -> int:
+    """The next free position; the conversation's row must be locked."""
+    last = await db.scalar(
+        select(func.max(messages.position)).where(messages.conversation_id == conversation_id)
+    )
+    return (last or 0) + 1
+
+
+async def _earlier(
+    db: AsyncSession, messages: type[MessageT], conversation_id: Any, post: Post
+) -> MessageT | None:
+    """The row that an earlier delivery of the same post made."""
+    if post.idempotency_key is None:
+        return None
+    row = await db.scalar(
+        select(messages).where(
+            messages.conversation_id == conversation_id,
+            messages.idempotency_key == post.idempotency_key,
+        )
+    )
+    if row is not None and row.request_hash != post.request_hash:
+        raise IdempotencyMismatch(post.idempotency_key)
+    return row
+
+
+async def _insert_both(
+    db: AsyncSession, messages: type[MessageT], conversation_id: Any, post: Post
+) -> MessageT:
+    new: Callable[..., MessageT] = messages  # a mapped class takes its attributes as keywords
+    position = await next_position(db, messages, conversation_id)
+    common = {**post.values, "conversation_id": conversation_id}
+    said = new(
+        **common, role="user", status="completed", content=clean(post.text), position=position
+    )
+    db.add(said)
+    await db.flush()
+    message = new(
+        **common,
+        role="assistant",
+        status=PENDING,
+        position=position + 1,
+        reply_to=str(said.id),
+        idempotency_key=post.idempotency_key,
+        request_hash=post.request_hash if post.idempotency_key else None,
+        **prompt_columns(post.text, agent=post.agent, model=post.model),
+    )
+    db.add(message)
+    await db.flush()
+    return message
+
+
+def _busy(messages: type[MessageT], conversation_id: Any) -> Select[Any]:
+    return (
+        select(messages.id)
+        .where(messages.conversation_id == conversation_id)
+        .where(messages.status.in_((PENDING, QUEUED)))
+        .limit(1)
+    )
