@@ -15,7 +15,7 @@ from typing import Any
 from opencode_async.protocol.messages import MessageInfo, UpstreamError
 from opencode_async.protocol.parts import Part, part_from_wire
 from opencode_async.protocol.todos import Todo, todos_from_wire
-from opencode_async.protocol.wire import mapping, number, optional_text, text
+from opencode_async.protocol.wire import Malformed, mapping, number, optional_text, text
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +187,13 @@ def _error(p: Mapping[str, Any]) -> SessionError | None:
     return SessionError(session_id, UpstreamError.from_wire(p.get("error"))) if session_id else None
 
 
+def _todos(p: Mapping[str, Any]) -> TodoUpdated:
+    todos = p.get("todos")
+    if not isinstance(todos, list):
+        raise Malformed(f"todos is {type(todos).__name__}, not an array")
+    return TodoUpdated(text(p, "sessionID"), todos_from_wire(todos))
+
+
 READERS: Mapping[str, Callable[[Mapping[str, Any]], Event | None]] = {
     "server.connected": lambda p: ServerConnected(),
     "server.heartbeat": lambda p: ServerHeartbeat(),
@@ -199,7 +206,7 @@ READERS: Mapping[str, Callable[[Mapping[str, Any]], Event | None]] = {
     ),
     "message.part.updated": _part,
     "message.part.delta": _delta,
-    "todo.updated": lambda p: TodoUpdated(text(p, "sessionID"), todos_from_wire(p.get("todos"))),
+    "todo.updated": _todos,
     "permission.asked": permission_from_wire,
     "question.asked": question_from_wire,
 }

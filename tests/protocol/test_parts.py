@@ -112,7 +112,7 @@ def test_a_call_that_will_never_end_is_stored_as_an_error() -> None:
 
 
 def test_contents_are_joined_by_a_blank_line_and_empty_ones_left_out() -> None:
-    parts = [
+    parts: list[Part] = [
         ReasoningPart("r1", "Hm."),
         TextPart("t1", "One."),
         TextPart("t2", ""),
@@ -127,12 +127,13 @@ def test_contents_are_joined_by_a_blank_line_and_empty_ones_left_out() -> None:
 
 def test_the_todos_are_those_of_the_last_call_that_succeeded() -> None:
     def call(status: str, content: str) -> Part:
-        state = {"input": {"todos": [{"content": content}]}}
-        part = part_from_wire(raw_tool(f"prt_{content}", status, tool="todowrite", **state))
+        list_ = {"todos": [{"content": content}]}
+        part = part_from_wire(raw_tool(f"prt_{content}", status, tool="todowrite", input=list_))
         assert part is not None
         return part
 
-    done = [call("completed", "A"), call("completed", "B"), call("error", "C"), call("running", "D")]
-    assert todos_of(done) == (Todo("B", "pending", "medium"),)
-    assert todos_of(done[2:]) is None
+    calls = [("completed", "A"), ("completed", "B"), ("error", "C"), ("running", "D")]
+    parts = [call(status, content) for status, content in calls]
+    assert todos_of(parts) == (Todo("B", "pending", "medium"),)
+    assert todos_of(parts[2:]) is None
     assert todos_of([]) is None

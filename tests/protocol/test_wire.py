@@ -53,7 +53,10 @@ def test_everything_else_is_kept_as_it_is() -> None:
     assert loads(json.dumps([*value, "\x00"])) == [*value, "\ufffd"]
 
 
-@pytest.mark.parametrize("raw", ["", "{", "data", '{"a":}', "[1,]", b"\xff\xfe\xfd", b"\xc3(", b'"\xed\xa0\x80"'])
+NOT_JSON = ["", "{", "data", '{"a":}', "[1,]", b"\xff\xfe\xfd", b"\xc3(", b'"\xed\xa0\x80"']
+
+
+@pytest.mark.parametrize("raw", NOT_JSON)
 def test_what_is_not_json_is_malformed(raw: str | bytes) -> None:
     with pytest.raises(Malformed, match="not JSON"):
         loads(raw)

@@ -1,0 +1,635 @@
+"""The reply as it grows: whose event it is, what followers are told, when the turn seems over."""
+
+from __future__ import annotations
+
+import pytest
+
+from opencode_async.protocol.changes import (
+    PartAdded,
+    PartDelta,
+    PartUpdated,
+    ReplyChange,
+    Retrying,
+    TodosChanged,
+    UsageChanged,
+)
+from opencode_async.protocol.events import Event, event_from_wire
+from opencode_async.protocol.messages import UpstreamError, Usage
+from opencode_async.protocol.parts import Part, ReasoningPart, TextPart, ToolPart
+from opencode_async.protocol.reply import MOST_EARLY, Reply
+from opencode_async.protocol.todos import Todo
+from opencode_async.protocol.wire import loads
+from tests.protocol.wire_events import (
+    PROMPT,
+    SESSION,
+    answer_info,
+    answered,
+    child,
+    compaction,
+    delta,
+    error,
+    idle,
+    message,
+    parsed,
+    part,
+    prompted,
+    raw_tool,
+    replayed,
+    status,
+    step_start,
+    text,
+    user_info,
+)
+
+T1, T2 = "prt_1", "prt_2"
+
+
+def new_reply(*events: Event, parts: tuple[Part, ...] = ()) -> Reply:
+    reply = Reply(SESSION, PROMPT, parts)
+    apply(reply, *events)
+    return reply
+
+
+def apply(reply: Reply, *events: Event) -> list[ReplyChange]:
+    return [change for event in events for change in reply.apply(event)]
+
+
+def answering(*events: Event) -> Reply:
+    """A reply whose prompt was accepted and whose answer has begun."""
+    return new_reply(*prompted(), status(), answered(), step_start(), *events)
+
+
+def contents(reply: Reply) -> list[str]:
+    return [part.to_json()["content"] for part in reply.result()]
+
+
+# -- acceptance and rest -----------------------------------------------------------------------
+
+
+def test_a_new_reply_is_neither_accepted_nor_settled() -> None:
+    reply = new_reply()
+    assert (reply.accepted, reply.idle, reply.settled, reply.result()) == (False, False, False, ())
+
+
+def test_a_prompt_is_accepted_when_its_part_is_there() -> None:
+    first, second = prompted()
+    reply = new_reply(first)
+    assert not reply.accepted
+    assert reply.apply(second) == []
+    assert reply.accepted
+
+
+def test_an_idle_of_an_earlier_turn_does_not_settle_ours() -> None:
+    reply = new_reply(status("idle"), idle(), *prompted())
+    assert (reply.accepted, reply.idle, reply.settled) == (True, False, False)
+
+
+def test_a_whole_earlier_turn_is_not_ours() -> None:
+    earlier = [
+        *prompted("msg_before", created=900),
+        answered("msg_old", parent="msg_before", completed=True, cost=1.0),
+        text(T1, "Old.", ended=True, message="msg_old"),
+        delta("More.", T1, message="msg_old"),
+        idle(),
+    ]
+    reply = new_reply()
+    assert apply(reply, *earlier) == []
+    assert (reply.result(), reply.usage, reply.settled) == ((), Usage(), False)
+
+
+@pytest.mark.parametrize("end", [idle(), status("idle")])
+def test_an_idle_after_a_completed_answer_settles(end: Event) -> None:
+    reply = answering(text(T1, "Hi.", ended=True), answered(completed=True))
+    assert not reply.settled
+    reply.apply(end)
+    assert reply.settled
+
+
+def test_an_idle_before_the_last_update_settles_only_with_it() -> None:
+    reply = answering(idle())
+    assert (reply.idle, reply.settled) == (True, False)
+    reply.apply(answered(completed=True))
+    assert reply.settled
+
+
+def test_a_second_idle_changes_nothing() -> None:
+    reply = answering(idle(), answered(completed=True))
+    before = reply.result()
+    assert apply(reply, status("idle"), idle()) == []
+    assert reply.settled
+    assert reply.result() == before
+
+
+def test_an_idle_without_any_answer_settles() -> None:
+    """An unknown model is reported after the prompt was stored."""
+    assert new_reply(*prompted(), error("UnknownError"), idle()).settled
+
+
+def test_being_busy_again_unsettles() -> None:
+    reply = answering(answered(completed=True), idle())
+    reply.apply(status("busy"))
+    assert not reply.settled
+    assert apply(reply, idle()) == []
+    assert reply.settled
+
+
+def test_a_retry_unsettles() -> None:
+    reply = answering(answered(completed=True), idle(), status("retry", attempt=1))
+    assert not reply.settled
+
+
+def test_a_later_answer_that_is_not_completed_unsettles() -> None:
+    reply = answering(answered(completed=True), idle(), answered("msg_2"))
+    assert not reply.settled
+
+
+def test_a_prompt_found_by_a_look_up_is_accepted_and_its_answers_are_ours() -> None:
+    reply = new_reply()
+    reply.accept()
+    changes = apply(reply, answered(), text(T1), delta("Hi.", T1), answered(completed=True), idle())
+    assert contents(reply) == ["Hi."]
+    assert replayed(changes) == reply.result()
+    assert reply.settled
+
+
+# -- whose events ------------------------------------------------------------------------------
+
+
+def test_events_of_other_sessions_are_ignored() -> None:
+    reply = answering(text(T1), delta("Hi.", T1))
+    other = "ses_other"
+    before = reply.result()
+    foreign = [
+        *prompted(session=other),
+        answered("msg_2", session=other),
+        text(T2, "No.", session=other, message="msg_2"),
+        text(T1, "No.", session=other),
+        delta("No.", T1, session=other),
+        status("retry", session=other, attempt=1),
+        error("APIError", session=other),
+        parsed("todo.updated", sessionID=other, todos=[{"content": "No."}]),
+        answered(completed=True, session=other),
+        idle(other),
+    ]
+    assert apply(reply, *foreign) == []
+    assert (reply.result(), reply.error, reply.todos) == (before, None, ())
+    assert (reply.idle, reply.settled) == (False, False)
+
+
+def test_a_childs_rest_is_not_ours() -> None:
+    reply = answering(child("ses_child"), child("ses_grandchild", "ses_child"))
+    apply(reply, child("ses_stranger", "ses_elsewhere"), idle("ses_child"), idle("ses_grandchild"))
+    assert reply.children == {"ses_child", "ses_grandchild"}
+    assert not reply.idle
+
+
+def test_events_that_are_no_sessions_are_ignored() -> None:
+    reply = answering()
+    assert apply(reply, parsed("server.connected"), parsed("server.heartbeat")) == []
+
+
+def test_an_answer_to_another_prompt_is_not_ours() -> None:
+    reply = answering(*prompted("msg_other", created=2000))
+    other = [
+        answered("msg_2", parent="msg_other", cost=1.0),
+        text(T2, "No.", message="msg_2"),
+        delta("No.", T2, message="msg_2"),
+    ]
+    assert apply(reply, *other) == []
+    assert (reply.result(), reply.usage) == ((), Usage())
+
+
+# -- text --------------------------------------------------------------------------------------
+
+
+def test_deltas_append_to_their_part() -> None:
+    reply = answering()
+    changes = apply(reply, text(T1), delta("Hel", T1), delta("", T1), delta("lo", T1))
+    assert changes == [PartAdded(0, TextPart(T1, "")), PartDelta(0, "Hel"), PartDelta(0, "lo")]
+    assert reply.result() == (TextPart(T1, "Hello"),)
+    assert reply.part(0) == TextPart(T1, "Hello")
+
+
+def test_the_end_of_a_part_whose_text_is_known_tells_nothing() -> None:
+    reply = answering(text(T1), delta("Hello", T1))
+    assert apply(reply, text(T1, "Hello", ended=True), text(T1, "Hello", ended=True)) == []
+
+
+def test_a_longer_text_is_told_as_what_is_new() -> None:
+    reply = answering(text(T1), delta("Hel", T1))
+    assert apply(reply, text(T1, "Hello", ended=True)) == [PartDelta(0, "lo")]
+    assert contents(reply) == ["Hello"]
+
+
+@pytest.mark.parametrize("new", ["Jello", "Hel", ""])
+def test_another_text_replaces_what_was_there(new: str) -> None:
+    reply = answering(text(T1), delta("Hello", T1))
+    assert apply(reply, text(T1, new, ended=True)) == [PartUpdated(0, TextPart(T1, new))]
+    assert contents(reply) == [new]
+
+
+def test_a_repeated_beginning_of_a_part_keeps_its_text() -> None:
+    reply = answering(text(T1), delta("Hello", T1))
+    assert apply(reply, text(T1, "")) == []
+    assert contents(reply) == ["Hello"]
+
+
+def test_deltas_go_on_after_the_result_was_asked_for() -> None:
+    reply = answering(text(T1))
+    expected = ""
+    for word in ("a ", "b ", "c "):
+        expected += word
+        apply(reply, delta(word, T1))
+        assert contents(reply) == [expected]
+
+
+def test_reasoning_and_text_grow_side_by_side() -> None:
+    reply = answering()
+    changes = apply(
+        reply,
+        text(T1, kind="reasoning"),
+        text(T2),
+        delta("Hm.", T1),
+        delta("Hi.", T2),
+        delta("..", T1),
+    )
+    assert reply.result() == (ReasoningPart(T1, "Hm..."), TextPart(T2, "Hi."))
+    assert replayed(changes) == reply.result()
+
+
+def test_a_character_cut_in_two_by_deltas_is_whole_when_the_part_ends() -> None:
+    def sent(type_: str, properties: str) -> Event:
+        event = event_from_wire(loads(f'{{"type": "{type_}", "properties": {properties}}}'))
+        assert event is not None
+        return event
+
+    where = f'"sessionID": "{SESSION}", "messageID": "msg_answer"'
+    halves = [
+        sent(
+            "message.part.delta",
+            f'{{{where}, "partID": "{T1}", "field": "text", "delta": "{half}"}}',
+        )
+        for half in (r"\ud83d", r"\ude00")
+    ]
+    whole = (
+        rf'{{"id": "{T1}", "type": "text", "text": "\ud83d\ude00", "time": {{"end": 1}}, {where}}}'
+    )
+    reply = answering(text(T1), *halves)
+    assert contents(reply) == ["\ufffd\ufffd"]
+    ended = sent("message.part.updated", f'{{"part": {whole}}}')
+    assert apply(reply, ended) == [PartUpdated(0, TextPart(T1, "\U0001f600"))]
+
+
+# -- tools, todos, usage, errors ---------------------------------------------------------------
+
+
+def test_a_tool_call_is_replaced_as_it_goes_on() -> None:
+    reply = answering()
+    states = [
+        raw_tool(T1, "pending", input={}),
+        raw_tool(T1, "running"),
+        raw_tool(T1, "running"),
+        raw_tool(T1, "completed", output="Done."),
+    ]
+    changes = apply(reply, *map(part, states))
+    assert [type(change) for change in changes] == [PartAdded, PartUpdated, PartUpdated]
+    (tool,) = reply.result()
+    assert isinstance(tool, ToolPart)
+    assert (tool.status, tool.output) == ("completed", "Done.")
+    assert replayed(changes) == (tool,)
+
+
+def test_todos_are_told_when_they_change() -> None:
+    event = parsed("todo.updated", sessionID=SESSION, todos=[{"content": "A"}])
+    reply = answering()
+    todos = (Todo("A", "pending", "medium"),)
+    assert apply(reply, event, event) == [TodosChanged(todos)]
+    assert reply.todos == todos
+
+
+def test_usage_is_told_when_it_changes_and_counts_each_answer_once() -> None:
+    reply = answering()
+    tokens = {"input": 80, "output": 2, "cache": {"read": 20, "write": 0}}
+    first = answered(cost=0.25, tokens=tokens, completed=True)
+    assert apply(reply, first, first) == [UsageChanged(Usage(0.25, 80, 2, 20, 0))]
+    second = answered("msg_2", cost=0.5, tokens=tokens)
+    assert apply(reply, second) == [UsageChanged(Usage(0.75, 160, 4, 40, 0))]
+    assert reply.usage == Usage(0.75, 160, 4, 40, 0)
+
+
+def test_the_first_error_is_kept_until_the_session_is_busy_again() -> None:
+    reply = answering(error("ContextOverflowError"), error("UnknownError", "Trace."))
+    assert reply.error == UpstreamError("ContextOverflowError", "Went wrong.")
+    apply(reply, status("busy"))
+    assert reply.error is None
+
+
+def test_an_abort_before_our_prompt_is_an_earlier_turns() -> None:
+    reply = new_reply(error("MessageAbortedError"))
+    assert reply.error is None
+    apply(reply, *prompted(), error("MessageAbortedError"))
+    assert reply.error == UpstreamError("MessageAbortedError", "Went wrong.")
+
+
+def test_a_refusal_is_an_error_without_acceptance() -> None:
+    reply = new_reply(error("UnknownError", "Agent not found."), idle())
+    assert reply.error == UpstreamError("UnknownError", "Agent not found.")
+    assert (reply.accepted, reply.settled) == (False, False)
+
+
+# -- failed attempts ---------------------------------------------------------------------------
+
+WITHDRAWN = PartUpdated(0, TextPart(T1, ""))
+
+
+@pytest.mark.parametrize("next_", [step_start(), answered("msg_2")])
+def test_what_follows_a_failed_attempt_withdraws_its_text(next_: Event) -> None:
+    reply = answering(text(T1), delta("These words", T1))
+    assert apply(reply, next_) == [WITHDRAWN]
+    assert apply(reply, step_start()) == []
+    assert contents(reply) == [""]
+
+
+def test_a_retry_withdraws_the_text_and_says_when_it_comes() -> None:
+    reply = answering(text(T1), delta("These words", T1))
+    retry = status("retry", attempt=3, message="Reset.", next=17.0)
+    assert apply(reply, retry) == [WITHDRAWN, Retrying(3, "Reset.", 17.0)]
+    assert apply(reply, retry) == [Retrying(3, "Reset.", 17.0)]
+
+
+def test_all_that_was_open_is_withdrawn_in_the_order_of_the_parts() -> None:
+    reply = answering(text(T1, kind="reasoning"), text(T2), delta("Hi", T2), delta("Hm", T1))
+    assert apply(reply, step_start()) == [
+        PartUpdated(0, ReasoningPart(T1, "")),
+        PartUpdated(1, TextPart(T2, "")),
+    ]
+
+
+def test_text_that_has_ended_and_tools_are_not_withdrawn() -> None:
+    reply = answering(text(T1, "Whole.", ended=True), part(raw_tool(T2, "running")))
+    assert apply(reply, step_start(), answered("msg_2")) == []
+    assert apply(reply, status("retry", attempt=1)) == [Retrying(1, "", 0)]
+    first, second = reply.result()
+    assert first == TextPart(T1, "Whole.")
+    assert isinstance(second, ToolPart)
+    assert second.status == "running"
+
+
+def test_an_update_of_a_known_answer_withdraws_nothing() -> None:
+    reply = answering(text(T1), delta("Hi", T1))
+    assert apply(reply, answered(), answered(completed=True)) == []
+    assert contents(reply) == ["Hi"]
+
+
+def test_text_that_was_withdrawn_may_come_back_whole() -> None:
+    """An abort while the provider is awaited stores the text of the last attempt after all."""
+    reply = answering(text(T1), delta("These", T1), status("retry", attempt=1))
+    assert apply(reply, text(T1, "These", ended=True)) == [PartUpdated(0, TextPart(T1, "These"))]
+    assert contents(reply) == ["These"]
+
+
+# -- events out of order -----------------------------------------------------------------------
+
+
+def test_events_before_their_message_are_kept_for_it() -> None:
+    reply = new_reply(*prompted())
+    assert apply(reply, text(T1), delta("Hel", T1), delta("lo", T1)) == []
+    changes = apply(reply, answered())
+    assert changes == [PartAdded(0, TextPart(T1, "")), PartDelta(0, "Hel"), PartDelta(0, "lo")]
+    assert apply(reply, answered(completed=True)) == []
+    assert contents(reply) == ["Hello"]
+
+
+def test_events_of_a_message_that_turns_out_to_be_foreign_are_dropped() -> None:
+    reply = answering(text(T2, "No.", message="msg_2"), delta("No.", T2, message="msg_2"))
+    apply(reply, answered("msg_2", parent="msg_elsewhere"))
+    assert apply(reply, answered("msg_2")) == []
+    assert reply.result() == ()
+
+
+def test_only_so_many_events_are_kept_and_a_gap_in_them_is_left_to_rest() -> None:
+    reply = new_reply(*prompted())
+    apply(reply, text(T1), *[delta("x", T1)] * (MOST_EARLY + 100))
+    apply(reply, answered())
+    assert contents(reply) == ["x" * (MOST_EARLY - 1)]
+    assert apply(reply, text(T1, "x" * 1100, ended=True)) == [PartDelta(0, "x" * 101)]
+
+
+def test_the_room_for_early_events_is_free_again_when_their_message_came() -> None:
+    reply = new_reply(*prompted())
+    for n in range(4):
+        id_ = f"msg_{n}"
+        early = [text(f"prt_{n}", message=id_), *[delta("x", f"prt_{n}", message=id_)] * 400]
+        apply(reply, *early, answered(id_), text(f"prt_{n}", "x" * 400, ended=True, message=id_))
+    assert contents(reply) == ["x" * 400] * 4
+
+
+def test_nothing_is_kept_before_the_prompt_is_there() -> None:
+    reply = new_reply(text(T1), delta("Hi", T1), *prompted())
+    assert apply(reply, answered()) == []
+
+
+def test_a_delta_of_a_part_that_was_missed_is_left_to_rest() -> None:
+    reply = answering()
+    assert apply(reply, delta("lo", T1)) == []
+    assert apply(reply, text(T1, "Hello", ended=True)) == [PartAdded(0, TextPart(T1, "Hello"))]
+
+
+# -- compaction --------------------------------------------------------------------------------
+
+
+def compacted(copy: str = "msg_copy", *, at: float = 1200, n: int = 1) -> list[Event]:
+    compacting, summary = f"msg_c{n}", f"msg_s{n}"
+    return [
+        message(user_info(compacting, created=at)),
+        compaction(compacting),
+        answered(summary, parent=compacting, summary=True),
+        text(f"prt_{summary}", message=summary),
+        delta("Summary.", f"prt_{summary}", message=summary),
+        text(f"prt_{summary}", "Summary.", ended=True, message=summary),
+        answered(summary, parent=compacting, summary=True, completed=True, cost=0.5),
+        *prompted(copy, created=at + 100),
+    ]
+
+
+def test_the_answer_to_the_copy_of_our_prompt_is_ours() -> None:
+    reply = answering(error("ContextOverflowError"), answered(completed=True))
+    assert apply(reply, *compacted()) == [UsageChanged(Usage(0.5))]
+    assert not reply.settled
+    apply(reply, status(), answered("msg_2", parent="msg_copy"), text(T1, message="msg_2"))
+    apply(reply, delta("At last.", T1, message="msg_2"))
+    assert contents(reply) == ["At last."]
+    apply(reply, answered("msg_2", parent="msg_copy", completed=True), idle())
+    assert reply.settled
+    assert reply.error is None
+
+
+def test_a_turn_may_be_compacted_twice() -> None:
+    reply = answering(*compacted("msg_copy1"), *compacted("msg_copy2", at=1400, n=2))
+    apply(reply, answered("msg_2", parent="msg_copy2"), text(T1, "Hi.", message="msg_2"))
+    assert contents(reply) == ["Hi."]
+
+
+def test_a_late_update_of_an_earlier_prompt_is_not_taken_for_the_copy() -> None:
+    """An earlier turn's diff is added to its user message after that turn's end."""
+    late = message(user_info("msg_before", created=500))
+    events = compacted()
+    reply = answering(late, *events[:2], message(user_info("msg_still", created=600)), *events[2:])
+    apply(reply, answered("msg_2", parent="msg_copy"), text(T1, "Hi.", message="msg_2"))
+    assert contents(reply) == ["Hi."]
+
+
+def test_a_compaction_of_a_later_prompt_is_not_ours() -> None:
+    reply = answering(*prompted("msg_next", created=1150), *compacted())
+    apply(reply, answered("msg_2", parent="msg_copy"), text(T1, "No.", message="msg_2"))
+    assert (reply.result(), reply.usage) == ((), Usage())
+
+
+def test_a_compaction_before_our_prompt_is_not_ours() -> None:
+    reply = new_reply(*prompted("msg_before", created=100), *compacted(at=200), *prompted())
+    apply(reply, answered("msg_2", parent="msg_copy"), text(T1, "No.", message="msg_2"))
+    assert reply.result() == ()
+    apply(reply, answered(), text(T2, "Yes."))
+    assert contents(reply) == ["Yes."]
+
+
+# -- reconciliation with REST ------------------------------------------------------------------
+
+ONE, TWO, THREE = TextPart(T1, "One."), TextPart(T2, "Two."), TextPart("prt_3", "Three.")
+
+
+def test_what_rest_knows_beyond_the_stream_is_added() -> None:
+    reply = answering(text(T1), delta("On", T1))
+    changes = reply.reconcile((ONE, TWO), final=False)
+    assert changes == [PartDelta(0, "e."), PartAdded(1, TWO)]
+    assert reply.result() == (ONE, TWO)
+
+
+def test_reconciling_twice_tells_nothing_new() -> None:
+    for final in (False, True):
+        reply = answering()
+        assert reply.reconcile((ONE, TWO), final=final) == [PartAdded(0, ONE), PartAdded(1, TWO)]
+        assert reply.reconcile((ONE, TWO), final=final) == []
+
+
+def test_the_last_text_in_rest_is_unknown_while_it_is_empty() -> None:
+    reply = answering(text(T1), delta("Hel", T1))
+    assert reply.reconcile((TextPart(T1, ""),), final=False) == []
+    assert apply(reply, delta("lo", T1)) == [PartDelta(0, "lo")]
+    assert contents(reply) == ["Hello"]
+    assert apply(reply, step_start()) == [PartUpdated(0, TextPart(T1, ""))]
+
+
+def test_the_last_text_is_unknown_also_when_a_tool_call_stands_behind_it() -> None:
+    """A tool call may start before the text before it has ended."""
+    reply = answering(text(T1), delta("Calling.", T1))
+    tool = ToolPart(T2, "bash", "call_1", "running", {})
+    assert reply.reconcile((TextPart(T1, ""), tool), final=False) == [PartAdded(1, tool)]
+    assert reply.result() == (TextPart(T1, "Calling."), tool)
+
+
+def test_an_empty_text_with_another_behind_it_is_the_truth() -> None:
+    """The provider was asked again while the stream was down."""
+    reply = answering(text(T1), delta("These words", T1))
+    parts = (TextPart(T1, ""), TextPart(T2, ""))
+    assert reply.reconcile(parts, final=False) == [
+        PartUpdated(0, TextPart(T1, "")),
+        PartAdded(1, TextPart(T2, "")),
+    ]
+
+
+def test_a_part_that_rest_knew_first_goes_on_with_deltas() -> None:
+    reply = answering()
+    reply.reconcile((TextPart(T1, ""),), final=False)
+    assert apply(reply, delta("Hi", T1)) == [PartDelta(0, "Hi")]
+
+
+def test_a_rest_that_lags_behind_the_stream_takes_nothing_away() -> None:
+    reply = answering(text(T1, "One.", ended=True), text(T2), delta("Tw", T2))
+    for lagging in ((), (ONE,), (TextPart(T1, ""),)):
+        assert reply.reconcile(lagging, final=False) == []
+        assert contents(reply) == ["One.", "Tw"]
+    assert apply(reply, delta("o.", T2)) == [PartDelta(1, "o.")]
+
+
+def test_a_part_missing_in_the_middle_needs_a_snapshot() -> None:
+    reply = answering(text(T1, "One.", ended=True), text("prt_3"), delta("Thr", "prt_3"))
+    lagging = TextPart("prt_3", "")
+    assert reply.reconcile((ONE, TWO, lagging), final=False) is None
+    assert reply.result() == (ONE, TWO, TextPart("prt_3", "Thr"))
+    assert apply(reply, delta("ee.", "prt_3")) == [PartDelta(2, "ee.")]
+    assert reply.reconcile((ONE, TWO, THREE), final=True) == []
+
+
+def test_a_snapshot_keeps_no_text_of_a_failed_attempt() -> None:
+    reply = answering(text(T1), delta("Dead", T1), text("prt_3"), delta("Thr", "prt_3"))
+    parts = (TextPart(T1, ""), TWO, TextPart("prt_3", ""))
+    assert reply.reconcile(parts, final=False) is None
+    assert contents(reply) == ["", "Two.", "Thr"]
+
+
+def test_in_the_end_rest_is_the_truth_for_every_text() -> None:
+    reply = answering(text(T1), delta("Dead", T1), text(T2), delta("Tw", T2))
+    assert reply.reconcile((TextPart(T1, ""), TextPart(T2, "")), final=True) == [
+        PartUpdated(0, TextPart(T1, "")),
+        PartUpdated(1, TextPart(T2, "")),
+    ]
+    assert contents(reply) == ["", ""]
+
+
+def test_in_the_end_a_part_that_rest_lacks_is_gone() -> None:
+    reply = answering(text(T1, "One.", ended=True), text(T2, "Two.", ended=True))
+    assert reply.reconcile((ONE,), final=True) is None
+    assert reply.result() == (ONE,)
+
+
+def test_a_takeover_goes_on_from_the_stored_parts() -> None:
+    stored = (ONE, TextPart(T2, "Tw"))
+    reply = new_reply(parts=stored)
+    assert reply.result() == stored
+    assert reply.reconcile((ONE, TextPart(T2, "")), final=False) == []
+    reply.accept()
+    apply(reply, delta("o.", T2))
+    assert contents(reply) == ["One.", "Two."]
+    changes = apply(reply, text(T2, "Two.", ended=True), answered(completed=True), idle())
+    assert replayed(changes, stored) == reply.result() == (ONE, TWO)
+    assert reply.settled
+
+
+def test_a_takeover_withdraws_what_a_dead_attempt_left() -> None:
+    reply = new_reply(parts=(TextPart(T1, "Dead"),))
+    reply.reconcile((TextPart(T1, ""),), final=False)
+    reply.accept()
+    assert apply(reply, answered("msg_2")) == [PartUpdated(0, TextPart(T1, ""))]
+
+
+def test_a_reply_ends_the_same_wherever_rest_was_looked_at() -> None:
+    """A reconciliation with what REST has by then never costs the reply anything."""
+    events = [
+        *prompted(),
+        answered(),
+        text(T1, kind="reasoning"),
+        delta("Hm.", T1),
+        text(T1, "Hm.", ended=True, kind="reasoning"),
+        text(T2),
+        delta("Hel", T2),
+        delta("lo", T2),
+        part(raw_tool("prt_3", "running")),
+        text(T2, "Hello", ended=True),
+        part(raw_tool("prt_3", "completed", output="Done.")),
+        message(answer_info(completed=True)),
+        idle(),
+    ]
+    rest = {
+        3: (ReasoningPart(T1, ""),),
+        5: (ReasoningPart(T1, "Hm."),),
+        6: (ReasoningPart(T1, "Hm."), TextPart(T2, "")),
+    }
+    plain = new_reply(*events)
+    for count in range(len(events) + 1):
+        reply = new_reply(*events[:count])
+        parts = rest.get(count, reply.result())
+        state = replayed(reply.reconcile(parts, final=False) or [], reply.result())
+        state = replayed(apply(reply, *events[count:]), state)
+        assert reply.result() == state == plain.result()
+        assert reply.settled
