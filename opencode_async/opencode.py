@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import Enum
-from types import TracebackType
 from typing import Any, Generic, Self
 
 from fastapi import APIRouter, Request, Response, params
@@ -96,13 +95,9 @@ class Opencode(Generic[ConversationT, MessageT]):
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self._stack.__aexit__(kind, error, traceback)
+    async def __aexit__(self, *error: object) -> None:
+        # Not given the block's error: a task group would wrap it in a group.
+        await self._stack.aclose()
         self._turns = self._client = None
 
     @asynccontextmanager

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Self
 
 from opencode_async.client.http import HttpConnection, parsed
 from opencode_async.client.hub import EventHub
 from opencode_async.client.server import Server
-from opencode_async.errors import NotFoundError, NotRunning
+from opencode_async.errors import NotFoundError, NotRunning, SessionNotFoundError
 from opencode_async.observability.error_reporter import ErrorReporter, log_error
 from opencode_async.protocol.events import (
     PermissionAsked,
@@ -60,12 +59,7 @@ class OpencodeClient:
             self._http, self._hub, self._stack = http, hub, stack.pop_all()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self._http = self._hub = None
         # Not given the block's error: a task group would wrap it in a group.
         await self._stack.aclose()
@@ -150,7 +144,10 @@ class OpencodeClient:
         turn = Exchange.read(prompt_id, messages)
         if not turn.children:
             return turn
-        start = next((m.info.created for m in messages if m.info.id == prompt_id), 0.0)
+        # Posting again moves the prompt's own time, but not that of answers it already had.
+        began = [m.info.created for m in turn.answers]
+        began += [m.info.created for m in messages if m.info.id == prompt_id]
+        start = min(began)
         spent: list[Usage] = []
         for child in turn.children:
             spent += await self._spent(child, start)
@@ -158,30 +155,35 @@ class OpencodeClient:
 
     async def _since(self, session_id: str, prompt_id: str) -> list[WireMessage]:
         messages: list[WireMessage] = []
-        before: str | None = None
-        while True:
-            page = await self.messages(session_id, before=before)
-            messages = page.messages + messages
-            if page.older is None or any(m.info.id == prompt_id for m in page.messages):
-                return messages
-            before = page.older
+        async for page in self._pages(session_id):
+            messages = page + messages
+            if any(message.info.id == prompt_id for message in page):
+                break
+        return messages
 
     async def _spent(self, session_id: str, start: float) -> list[Usage]:
         """What a child's messages since ``start`` cost, its own children's too.
 
-        OpenCode does not add a child's cost to its parent's (1.18.33, measured).
+        OpenCode does not add a child's cost to its parent's (1.18.33, measured). What a child cost
+        that was deleted is not known any more.
         """
         spent: list[Usage] = []
+        with suppress(SessionNotFoundError):
+            async for page in self._pages(session_id):
+                spent += [m.info.usage for m in page if m.info.created >= start]
+            for child in await self.children(session_id):
+                spent += await self._spent(child, start)
+        return spent
+
+    async def _pages(self, session_id: str) -> AsyncIterator[list[WireMessage]]:
+        """A session's messages from the newest page back, each page oldest first."""
         before: str | None = None
         while True:
             page = await self.messages(session_id, before=before)
-            spent += [m.info.usage for m in page.messages if m.info.created >= start]
+            yield page.messages
             if page.older is None:
-                break
+                return
             before = page.older
-        for child in await self.children(session_id):
-            spent += await self._spent(child, start)
-        return spent
 
     async def asked(self) -> list[PermissionAsked | QuestionAsked]:
         """Everything the agents of this directory wait for, of any session."""

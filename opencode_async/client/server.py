@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,10 @@ class Server:
     username: str = "opencode"
     password: str | None = field(default=None, repr=False)
     directory: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        if urlsplit(self.url).username is not None:
+            raise ValueError("credentials in the URL end up in logs: give username= and password=")
 
     @classmethod
     def from_env(cls) -> Server:

@@ -15,7 +15,7 @@ from opencode_async.client.client import OpencodeClient
 from opencode_async.client.hub import Disconnected, Gap, Item, Nudge, Subscription
 from opencode_async.errors import OpencodeConnectionError, OpencodeError, ServerError
 from opencode_async.observability.error_reporter import ErrorReporter
-from opencode_async.protocol.changes import ReplyChange
+from opencode_async.protocol.changes import PartAdded, PartUpdated, ReplyChange
 from opencode_async.protocol.events import PermissionAsked, QuestionAsked
 from opencode_async.protocol.exchange import Exchange, Outcome, TurnError
 from opencode_async.protocol.reply import Reply
@@ -79,14 +79,15 @@ class Answer:
         """Follow the answer to its end; ``resumed`` if the prompt was posted in an earlier life."""
         look = resumed
         while True:
-            if look and (ending := await self._look(gap=resumed)) is not None:
+            if look and (ending := await self._look(catch_up=resumed)) is not None:
                 return ending
             items = await self._next()
-            resumed = any(isinstance(item, Gap) for item in items)
+            # Silence is no proof of silence: the stream may be open and deliver nothing.
+            resumed = not items or any(isinstance(item, Gap) for item in items)
             await self._take(items)
             self._give_up_waiting()
             refused = self._reply.error is not None and not self._reply.accepted
-            look = not items or resumed or refused or self._reply.settled
+            look = resumed or refused or self._reply.settled
 
     async def _next(self) -> list[Item]:
         """What has come, or nothing after as long a silence as the situation bears."""
@@ -114,19 +115,29 @@ class Answer:
                 case PermissionAsked() | QuestionAsked():
                     await self._dismiss(item)
                 case _:
-                    changes += self._reply.apply(item)
+                    new = self._reply.apply(item)
+                    self._adopt_children(new)
+                    changes += new
         await self._publish(changes)
+
+    def _adopt_children(self, changes: Sequence[ReplyChange]) -> None:
+        """Listen to a subagent whose session is not new: a resumed one, or one a gap swallowed."""
+        for change in changes:
+            if isinstance(change, (PartAdded, PartUpdated)):
+                child = getattr(change.part, "session_id", None)
+                if child is not None:
+                    self._client.hub.adopt(self._events, child)
 
     def _give_up_waiting(self) -> None:
         if self._lost and self._now() - self._lost_since > self._timings.reconnect:
             raise self._lost.error
 
-    async def _look(self, *, gap: bool) -> Ending | None:
-        """Ask REST whether the turn is over; after a gap also take from it what was missed."""
+    async def _look(self, *, catch_up: bool) -> Ending | None:
+        """Ask REST whether the turn is over and, if asked to, take from it what was missed."""
         try:
-            exchange = await self._client.exchange(self._reply.session_id, self._reply.prompt_id)
+            exchange = await self._exchange()
             resting = self._reply.idle or await self._at_rest()
-            if gap:
+            if catch_up:
                 await self._catch_up(exchange)
             if self._stopping_since is not None and not resting:
                 await self._abort()  # an abort before the model was called stops nothing
@@ -170,7 +181,18 @@ class Answer:
             return False
         return not await self._client.busy(self._reply.session_id)
 
+    async def _exchange(self) -> Exchange:
+        session_id, prompt_id = self._reply.session_id, self._reply.prompt_id
+        if not self._reply.accepted:
+            # Looking for a prompt that is not there would page through the whole session.
+            message = await self._client.message(session_id, prompt_id)
+            if message is None:
+                return Exchange.read(prompt_id, [])
+        return await self._client.exchange(session_id, prompt_id)
+
     async def _catch_up(self, exchange: Exchange) -> None:
+        for child in exchange.children:
+            self._client.hub.adopt(self._events, child)
         await self._publish(self._reply.reconcile(exchange.parts, final=False))
         for ask in await self._client.asked():
             if ask.session_id in self._events.session_ids:

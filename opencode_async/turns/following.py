@@ -134,6 +134,8 @@ class Following(Generic[MessageT]):
                 async with asyncio.timeout(patience):
                     frames = await feed.batch()
             except CursorExpired:
+                if not await self._moved(key, at):  # the row will be, in a moment
+                    await asyncio.sleep(self._timings.poll)
                 return
             except TimeoutError:
                 if await self._moved(key, at):

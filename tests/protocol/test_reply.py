@@ -22,7 +22,6 @@ from opencode_async.protocol.wire import loads
 from tests.protocol.wire_events import (
     PROMPT,
     SESSION,
-    answer_info,
     answered,
     child,
     compaction,
@@ -601,35 +600,3 @@ def test_a_takeover_withdraws_what_a_dead_attempt_left() -> None:
     reply.reconcile((TextPart(T1, ""),), final=False)
     reply.accept()
     assert apply(reply, answered("msg_2")) == [PartUpdated(0, TextPart(T1, ""))]
-
-
-def test_a_reply_ends_the_same_wherever_rest_was_looked_at() -> None:
-    """A reconciliation with what REST has by then never costs the reply anything."""
-    events = [
-        *prompted(),
-        answered(),
-        text(T1, kind="reasoning"),
-        delta("Hm.", T1),
-        text(T1, "Hm.", ended=True, kind="reasoning"),
-        text(T2),
-        delta("Hel", T2),
-        delta("lo", T2),
-        part(raw_tool("prt_3", "running")),
-        text(T2, "Hello", ended=True),
-        part(raw_tool("prt_3", "completed", output="Done.")),
-        message(answer_info(completed=True)),
-        idle(),
-    ]
-    rest = {
-        3: (ReasoningPart(T1, ""),),
-        5: (ReasoningPart(T1, "Hm."),),
-        6: (ReasoningPart(T1, "Hm."), TextPart(T2, "")),
-    }
-    plain = new_reply(*events)
-    for count in range(len(events) + 1):
-        reply = new_reply(*events[:count])
-        parts = rest.get(count, reply.result())
-        state = replayed(reply.reconcile(parts, final=False) or [], reply.result())
-        state = replayed(apply(reply, *events[count:]), state)
-        assert reply.result() == state == plain.result()
-        assert reply.settled
