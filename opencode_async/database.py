@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
-from sqlalchemy import Engine, update
+from sqlalchemy import BigInteger, Engine, Integer, SmallInteger, select, update
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import InstanceState, SessionTransactionOrigin
+from sqlalchemy.orm import InstanceState, SessionTransactionOrigin, lazyload
 
 from opencode_async.errors import TransactionOpen, UsageError
 from opencode_async.models import LibraryRow
+from opencode_async.protocol.wire import clean
 
 Sessions = async_sessionmaker[AsyncSession]
+# The narrower types are kinds of Integer, so it comes last.
+SIZES = ((BigInteger, 63), (SmallInteger, 15), (Integer, 31))
 RowT = TypeVar("RowT", bound=LibraryRow)
 
 
@@ -33,7 +36,9 @@ async def locked(db: AsyncSession, kind: type[RowT], key: object) -> RowT | None
             .values({"id": kind.id})
             .execution_options(synchronize_session=False)
         )
-    return await db.get(kind, key, with_for_update=True, populate_existing=True)
+    # Of this table alone, and without what the host loads along: PostgreSQL locks no outer join.
+    query = select(kind).where(kind.id == key).options(lazyload("*")).with_for_update(of=kind)
+    return await db.scalar(query.execution_options(populate_existing=True))
 
 
 def sessions_of(sessionmaker: Sessions) -> Sessions:
@@ -71,14 +76,30 @@ def key_of(row: LibraryRow) -> Any:
     return state.identity[0]
 
 
+def key_type(kind: type[LibraryRow]) -> type[Any] | None:
+    """The Python type of the class's keys; ``None`` if the column's type does not tell."""
+    column = sa_inspect(kind).columns["id"].type
+    for candidate in (column, getattr(column, "impl_instance", None)):
+        if candidate is None:
+            continue
+        try:
+            found: type[Any] = candidate.python_type
+        except NotImplementedError:
+            continue
+        if found is not object:
+            return found
+    return None
+
+
 def parsed_key(kind: type[LibraryRow], text: str) -> Any | None:
     """The primary key in a string, as the column's type has it; ``None`` if it cannot be one."""
-    python_type = sa_inspect(kind).columns["id"].type.python_type
     try:
-        key = python_type(text)
+        key = (key_type(kind) or str)(text)
     except (ValueError, TypeError):
         return None
     # int(" 7 ") and UUID("{…}") read what str() never wrote: one key has one spelling.
-    if str(key) != text or (isinstance(key, int) and not -(2**63) <= key < 2**63):
+    if str(key) != text or clean(text) != text:
         return None
-    return key
+    column = sa_inspect(kind).columns["id"].type
+    limit = next((2**bits for size, bits in SIZES if isinstance(column, size)), None)
+    return None if limit and not -limit <= key < limit else key

@@ -113,7 +113,7 @@ class MessageMixin(LibraryRow):
         LibraryIndex("position", "conversation_id", "position"),
         LibraryIndex("prompt", "prompt_id"),
         LibraryIndex("idempotency", "conversation_id", "idempotency_key"),
-        LibraryIndex("lease", "lease_expires_at", unique=False, status=PENDING),
+        LibraryIndex("lease", "lease_expires_at", unique=False),
     )
 
     if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from opencode_async.brokers.broker import EventBroker
 from opencode_async.brokers.memory import MemoryBroker
 from opencode_async.client.client import OpencodeClient
 from opencode_async.client.server import Server
-from opencode_async.database import release, sessions_of
+from opencode_async.database import Sessions, key_of, release, sessions_of
 from opencode_async.errors import ConversationNotFound, NotRunning
 from opencode_async.models import ConversationT, MessageT
-from opencode_async.observability.error_reporter import ErrorReporter, log_error
+from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
 from opencode_async.session import Session
 from opencode_async.settings import SettingsFor, Timings, default_settings
 from opencode_async.tables import Tables
@@ -64,7 +64,7 @@ class Opencode(Generic[ConversationT, MessageT]):
         self.tables = tables
         self.timings = timings or Timings()
         self.broker = broker or MemoryBroker()
-        self.error_reporter = error_reporter
+        self.error_reporter = guarded(error_reporter)
         self._server = server
         self._settings_for = settings_for
         self._dispatch = dispatch
@@ -80,7 +80,7 @@ class Opencode(Generic[ConversationT, MessageT]):
             self._client = await stack.enter_async_context(client)
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self._turns = Turns(
-                sessions_of(self.sessionmaker),
+                self.sessions,
                 self.tables,
                 self.broker,
                 tasks,
@@ -88,6 +88,7 @@ class Opencode(Generic[ConversationT, MessageT]):
                 dispatch=self._dispatch,
                 timings=self.timings,
                 report=self.error_reporter,
+                name=self.name,
             )
             watch = tasks.create_task(self._turns.watch(), name=f"{self.name} recovery")
             stack.callback(self._turns.close)
@@ -120,6 +121,11 @@ class Opencode(Generic[ConversationT, MessageT]):
             raise NotRunning("agent")
         return self._turns
 
+    @property
+    def sessions(self) -> Sessions:
+        """The host's database sessions as the library uses them: short ones of its own."""
+        return sessions_of(self.sessionmaker)
+
     def session(self, db: AsyncSession, conversation: ConversationT) -> Session[ConversationT]:
         """The ``Session`` of a conversation, with this agent's wiring filled in."""
         return Session(
@@ -134,7 +140,8 @@ class Opencode(Generic[ConversationT, MessageT]):
         self, db: AsyncSession, message: MessageT, *, text: str | None = None
     ) -> TurnResult:
         """Run the turn of an assistant row: a ``Turn`` with this agent's wiring, awaited."""
-        return await (await self._make_turn(db, message, text))
+        turn = await self._make_turn(db, message, text)
+        return await self.turns.attend(key_of(message), turn)
 
     def router(
         self,
@@ -172,8 +179,9 @@ class Opencode(Generic[ConversationT, MessageT]):
         What OpenCode does not do is reported, not raised: the rows are gone either way. Raises
         ``ConversationNotFound``.
         """
-        sessions = sessions_of(self.sessionmaker)
-        await erase(self.turns, self.client, sessions, self.tables, conversation_id, self.timings)
+        await erase(
+            self.turns, self.client, self.sessions, self.tables, conversation_id, self.timings
+        )
 
     async def _make_turn(
         self, db: AsyncSession, message: MessageT, text: str | None = None
@@ -193,4 +201,5 @@ class Opencode(Generic[ConversationT, MessageT]):
             on_turn_finished=self._on_turn_finished,
             error_reporter=self.error_reporter,
             timings=self.timings,
+            name=self.name,
         )

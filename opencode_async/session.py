@@ -43,6 +43,7 @@ class Session(Generic[ConversationT]):
         self.client = client
         self.error_reporter = error_reporter
         self.just_created = False
+        self._session_id: str | None = None
         self._settings_for = settings_for
         self._kind: type[ConversationT] = type(conversation)
         self._sessions: Sessions = sessions_beside(db, self._kind)
@@ -62,25 +63,26 @@ class Session(Generic[ConversationT]):
         ``TransactionOpen``, ``ConversationNotFound`` and what the client raises.
         """
         await release(self.db)
-        return await self._obtain(instead_of=None)
+        self._session_id = await self._obtain(instead_of=None)
+        return self._session_id
 
     async def recreate(self) -> str:
         """Replace the session, which OpenCode no longer knows; the new one's id.
 
-        Callers who replace the same one at once all get the one new session.
+        What is replaced is the session that ``ensure()`` gave: callers who had the same one all get
+        the one new session.
         """
         await release(self.db)
-        return await self._obtain(instead_of=(await self._row()).opencode_session_id)
+        stale = self._session_id or (await self._row()).opencode_session_id
+        self._session_id = await self._obtain(instead_of=stale)
+        return self._session_id
 
     async def abort(self) -> None:
         """Abort what the session is doing, its subagents first; with no session, nothing."""
         await release(self.db)
         session_id = (await self._row()).opencode_session_id
-        if session_id is None:
-            return
-        for child in await self.client.children(session_id):
-            await self.client.abort(child)
-        await self.client.abort(session_id)
+        if session_id is not None:
+            await self.client.abort_tree(session_id)
 
     async def _row(self) -> ConversationT:
         async with self._sessions() as db:
@@ -91,6 +93,7 @@ class Session(Generic[ConversationT]):
 
     async def _obtain(self, *, instead_of: str | None) -> str:
         """Wait for the id, or for the claim that lets this caller create the session."""
+        self.just_created = False
         while True:
             async with self._sessions.begin() as db:
                 row = await locked(db, self._kind, self.conversation_id)

@@ -7,6 +7,7 @@ from typing import Generic
 
 from sqlalchemy import inspect as sa_inspect
 
+from opencode_async.database import key_type
 from opencode_async.errors import SchemaError
 from opencode_async.models import ArtifactMixin, AskMixin, ConversationT, LibraryRow, MessageT
 
@@ -32,6 +33,8 @@ class Tables(Generic[ConversationT, MessageT]):
                 for index in kind.indexes
                 if not index.is_on(kind)
             ]
+            if not missing and key_type(kind) is None:
+                missing = ["an id whose type tells its python_type"]
             if missing:
                 raise SchemaError(str(table), missing)
 

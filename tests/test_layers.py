@@ -16,13 +16,13 @@ LAYERS: dict[str, set[str]] = {  # layer -> which others of ours it may import
     "client": PURE | {"observability"},
     "database_time": set(),
     "models": PURE | {"database_time"},
-    "database": {"errors", "models"},
+    "database": {"errors", "models", "protocol"},
     "settings": {"models", "protocol"},
     "session": PURE | ROWS | {"client", "observability", "settings"},
     "brokers": set(),
-    "tables": {"errors", "models"},
+    "tables": {"database", "errors", "models"},
     "turns": PURE | ROWS | {"brokers", "client", "observability", "session", "settings", "tables"},
-    "web": {"brokers", "database", "errors", "models", "settings", "tables", "turns"},
+    "web": PURE | {"brokers", "database", "models", "settings", "tables", "turns"},
     "opencode": PURE
     | ROWS
     | {"brokers", "client", "observability", "session", "settings", "tables", "turns", "web"},

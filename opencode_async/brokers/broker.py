@@ -23,6 +23,16 @@ class Frame:
     encoded: bytes | None = field(default=None, compare=False)
 
 
+def turn_topic(name: str, message_id: object) -> str:
+    """The topic of a turn's frames; ``name`` is the agent's, for several may share a broker."""
+    return f"{name}:message:{message_id}"
+
+
+def conversation_topic(name: str, conversation_id: object) -> str:
+    """The topic of a conversation's news."""
+    return f"{name}:conversation:{conversation_id}"
+
+
 class CursorExpired(Exception):
     """The log no longer (or not yet) holds what comes after that cursor: the row does."""
 

@@ -13,7 +13,6 @@ from contextlib import asynccontextmanager
 from opencode_async.brokers.broker import CursorExpired, Frame
 
 RETAINED = 2000  # frames kept although the row has them, for followers that reconnect
-LINGER = 30.0  # s an ended log is kept for
 
 
 class _Log:
@@ -82,7 +81,7 @@ class MemoryBroker:
         if epoch < log.epoch:
             return  # a publisher that was replaced and does not know it yet
         if epoch > log.epoch:
-            log.epoch, log.ended = epoch, False
+            log.epoch = epoch
             log.frames.clear()
         log.frames.extend(frames)
         if len(log.frames) > 2 * RETAINED:
@@ -92,11 +91,11 @@ class MemoryBroker:
         log.wake(news=not frames)
 
     async def end(self, topic: str) -> None:
-        log = self._logs.get(topic)
+        # Those who follow it hold the log; who comes anew is told everything by the row.
+        log = self._logs.pop(topic, None)
         if log is not None:
             log.ended = True
             log.wake(news=True)
-            asyncio.get_running_loop().call_later(LINGER, self._forget, topic, log)
 
     @asynccontextmanager
     async def follow(self, topic: str, epoch: int, after: int) -> AsyncIterator[MemoryFeed]:
@@ -106,17 +105,9 @@ class MemoryBroker:
             yield MemoryFeed(log, epoch, after)
         finally:
             log.followers -= 1
-            self._forget(topic, log)
+            unused = not (log.frames or log.followers)
+            if unused and self._logs.get(topic) is log:
+                del self._logs[topic]
 
     def _log(self, topic: str, epoch: int) -> _Log:
         return self._logs.setdefault(topic, _Log(epoch))
-
-    def _forget(self, topic: str, log: _Log) -> None:
-        """Drop a log that has ended, or that nobody writes to or follows yet.
-
-        Those who follow an ended one still hold it; who comes anew must not be sent to the row
-        again and again by an end that lies behind it.
-        """
-        unused = log.ended or not (log.frames or log.followers)
-        if unused and self._logs.get(topic) is log:
-            del self._logs[topic]

@@ -12,7 +12,7 @@ from opencode_async.client.http import HttpConnection, parsed
 from opencode_async.client.hub import EventHub
 from opencode_async.client.server import Server
 from opencode_async.errors import NotFoundError, NotRunning, SessionNotFoundError
-from opencode_async.observability.error_reporter import ErrorReporter, log_error
+from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
 from opencode_async.protocol.events import (
     PermissionAsked,
     QuestionAsked,
@@ -44,7 +44,7 @@ class OpencodeClient:
 
     def __init__(self, server: str | Server, *, error_reporter: ErrorReporter = log_error) -> None:
         self.server = Server(server) if isinstance(server, str) else server
-        self.error_reporter = error_reporter
+        self.error_reporter = guarded(error_reporter)
         self._http: HttpConnection | None = None
         self._hub: EventHub | None = None
         self._stack = AsyncExitStack()
@@ -105,6 +105,12 @@ class OpencodeClient:
     async def abort(self, session_id: str) -> None:
         """Abort what the session is doing; OpenCode answers success for any session, any state."""
         await self.http.request("POST", f"/session/{session_id}/abort")
+
+    async def abort_tree(self, session_id: str) -> None:
+        """Abort a session and the subagents' sessions under it, the deepest first."""
+        for child in await self.children(session_id):
+            await self.abort_tree(child)
+        await self.abort(session_id)
 
     async def children(self, session_id: str) -> list[str]:
         """The ids of the sessions that subagents of this one ran in."""

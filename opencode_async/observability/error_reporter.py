@@ -22,6 +22,18 @@ class ErrorReporter(Protocol):
     ) -> None: ...
 
 
+def guarded(reporter: ErrorReporter) -> ErrorReporter:
+    """The reporter, whose own failures are logged and go no further: they would end every turn."""
+
+    def report(error: BaseException, *, severity: Severity, context: dict[str, str]) -> None:
+        try:
+            reporter(error, severity=severity, context=context)
+        except Exception:
+            logger.exception("the ErrorReporter failed")
+
+    return report
+
+
 def log_error(error: BaseException, *, severity: Severity, context: dict[str, str]) -> None:
     """The default ``ErrorReporter``: a record of the logger ``opencode_async``."""
     logger.log(

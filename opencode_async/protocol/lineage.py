@@ -29,11 +29,6 @@ class Lineage:
         self._compactions: set[str] = set()
         self._copy_due_since: float | None = None
 
-    @property
-    def seen(self) -> bool:
-        """Whether our prompt itself was there."""
-        return self.prompt_id in self._prompts
-
     def user(self, message_id: str, created: float = math.inf) -> None:
         """A user message, ``created`` in ms where that is known; ours may be looked up instead."""
         new = message_id not in self._made
@@ -49,9 +44,8 @@ class Lineage:
         if message_id in self._compactions:
             return
         self._compactions.add(message_id)
-        prompts = self._made.keys() - self._compactions
-        newest = max(prompts, key=self._made.__getitem__, default=None)
-        if newest in self._prompts or message_id in self._prompts:
+        others = self._made.keys() - {message_id}
+        if max(others, key=self._made.__getitem__, default=None) in self._prompts:
             self._prompts.add(message_id)
             self._copy_due_since = self._made.get(message_id, 0)
 

@@ -34,9 +34,10 @@ from opencode_async.protocol.events import (
     SessionStatus,
     TodoUpdated,
 )
+from opencode_async.protocol.exchange import Exchange
 from opencode_async.protocol.lineage import Lineage
 from opencode_async.protocol.messages import ABORTED, MessageInfo, UpstreamError, Usage
-from opencode_async.protocol.parts import Part, ReasoningPart, TextPart
+from opencode_async.protocol.parts import Part, ReasoningPart, TextPart, ToolPart
 from opencode_async.protocol.todos import Todo
 
 Changes = list[ReplyChange]
@@ -63,7 +64,7 @@ class Reply:
         self._early: dict[str, list[Event]] = {}
         self._early_count = 0
         for part in parts:
-            self._append(part)
+            self._put(part, ended=_is_done(part))
 
     @property
     def settled(self) -> bool:
@@ -126,6 +127,15 @@ class Reply:
         self.accepted = True
         self._lineage.user(self.prompt_id)
 
+    def catch_up(self, exchange: Exchange) -> Changes | None:
+        """Take from REST what the stream did not bring; ``None`` as with ``reconcile``."""
+        for answer in exchange.answers:
+            known = self._answers.get(answer.info.id)
+            if known is None or answer.info.completed:
+                self._answers[answer.info.id] = answer.info
+            self._early_count -= len(self._early.pop(answer.info.id, []))
+        return self.reconcile(exchange.parts, final=False)
+
     def reconcile(self, parts: Sequence[Part], *, final: bool) -> Changes | None:
         """Become what REST says; ``None`` when only a new snapshot can tell followers.
 
@@ -139,12 +149,12 @@ class Reply:
         # REST may still lag behind the stream; only at the end does it lack what never was.
         in_order = truth[: len(known)] == known or (not final and known[: len(truth)] == truth)
         if in_order:
-            return [c for part in parts for c in self._put(part, ended=part.id != unknown)]
+            return [c for p in parts for c in self._put(p, ended=final or _is_over(p, unknown))]
         streamed = {part.id: part for part in self.result()}
         self._parts, self._text, self._index, self._open = [], [], {}, set()
         for part in parts:
-            lagging = part.id == unknown
-            self._put(streamed.get(part.id, part) if lagging else part, ended=not lagging)
+            whole = final or _is_over(part, unknown)
+            self._put(part if whole else streamed.get(part.id, part), ended=whole)
         return None
 
     def _message(self, info: MessageInfo) -> Changes:
@@ -179,7 +189,9 @@ class Reply:
             return []
         if event.kind == "step-start":
             return self._withdraw()
-        return self._put(event.part, ended=event.ended) if event.part else []
+        if event.part is None:
+            return []
+        return self._put(event.part, ended=event.ended or _is_done(event.part))
 
     def _delta(self, event: MessagePartDelta) -> Changes:
         index = self._index.get(event.part_id)
@@ -187,6 +199,8 @@ class Reply:
             if event.message_id in self._answers:
                 return []  # of a part that a gap swallowed: REST will tell
             return self._keep(event, event.message_id)
+        if index not in self._open:
+            return []  # REST gave the whole part before the stream did
         self._text[index].append(event.delta)
         return [PartDelta(index, event.delta)] if event.delta else []
 
@@ -206,6 +220,8 @@ class Reply:
         if index is None:
             index = self._append(part)
             changes: Changes = [PartAdded(index, part)]
+        elif index not in self._open and not ended:
+            return []  # from before its end, which REST told first
         elif (current := self.part(index)) == part or not (ended or _has_text(part)):
             changes = []
         else:
@@ -247,6 +263,16 @@ def _content(part: Part) -> str:
 
 def _has_text(part: Part) -> bool:
     return not isinstance(part, (TextPart, ReasoningPart)) or bool(part.content)
+
+
+def _is_done(part: Part) -> bool:
+    """Whether a tool call is over; other parts do not tell."""
+    return isinstance(part, ToolPart) and part.status in ("completed", "error")
+
+
+def _is_over(part: Part, unknown: str | None) -> bool:
+    """Whether a part that REST has will not change any more."""
+    return _is_done(part) if isinstance(part, ToolPart) else part.id != unknown
 
 
 def _difference(index: int, old: Part, new: Part) -> ReplyChange:

@@ -9,15 +9,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from opencode_async.client.client import OpencodeClient
 from opencode_async.client.hub import Disconnected, Gap, Item, Nudge, Subscription
-from opencode_async.errors import OpencodeConnectionError, OpencodeError, ServerError
+from opencode_async.errors import (
+    AuthenticationError,
+    BadRequestError,
+    NotFoundError,
+    OpencodeConnectionError,
+    OpencodeError,
+    ServerError,
+)
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.changes import PartAdded, PartUpdated, ReplyChange
 from opencode_async.protocol.events import PermissionAsked, QuestionAsked
 from opencode_async.protocol.exchange import Exchange, Outcome, TurnError
+from opencode_async.protocol.messages import UpstreamError
 from opencode_async.protocol.reply import Reply
 from opencode_async.settings import Timings
 
@@ -33,10 +42,14 @@ STOPPED = Outcome("cancelled", "cancelled")
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How the turn ended, with the exchange REST had then, if it could be asked."""
+    """How the turn ended, with the exchange REST had then, if it could be asked.
+
+    Unless ``settled``, the agent may still be at work.
+    """
 
     outcome: Outcome
     exchange: Exchange | None
+    settled: bool = True
 
 
 Publish = Callable[[Sequence[ReplyChange] | None], Awaitable[None]]
@@ -65,8 +78,9 @@ class Answer:
         self._timings = timings
         self._now = asyncio.get_running_loop().time
         self._posted = self._now()
-        self._lost: Disconnected | None = None
-        self._lost_since = 0.0
+        # What gives no answer ("stream", "rest"), since when, and what it said.
+        self._outages: dict[str, tuple[float, OpencodeError]] = {}
+        self._refused_since: float | None = None
         self._resting_since: float | None = None
         self._stopping_since: float | None = None
 
@@ -85,13 +99,14 @@ class Answer:
             # Silence is no proof of silence: the stream may be open and deliver nothing.
             resumed = not items or any(isinstance(item, Gap) for item in items)
             await self._take(items)
+            if items and not self._reply.idle:
+                self._resting_since = None
             self._give_up_waiting()
-            refused = self._reply.error is not None and not self._reply.accepted
-            look = resumed or refused or self._reply.settled
+            look = resumed or self._reply.settled
 
     async def _next(self) -> list[Item]:
         """What has come, or nothing after as long a silence as the situation bears."""
-        unsettled = (self._lost, self._resting_since, self._stopping_since)
+        unsettled = (self._outages, self._resting_since, self._stopping_since)
         watchful = not self._reply.accepted or self._reply.idle or any(unsettled)
         try:
             async with asyncio.timeout(self._timings.settle if watchful else self._timings.look):
@@ -100,25 +115,28 @@ class Answer:
             return []
 
     async def _take(self, items: Sequence[Item]) -> None:
+        """Apply what has come; what it changed is published before anything is waited for.
+
+        A snapshot written meanwhile would else hold more than its cursor says.
+        """
         changes: list[ReplyChange] = []
+        calls: list[Callable[[], Awaitable[None]]] = []
         for item in items:
             match item:
                 case Gap():
-                    self._lost = None
-                case Disconnected():
-                    self._lost_since = self._lost_since if self._lost else self._now()
-                    self._lost = item
+                    self._outages.pop("stream", None)
+                case Disconnected(error):
+                    self._outages.setdefault("stream", (self._now(), error))
                 case Nudge():
-                    await self._publish(changes)
-                    changes = []
-                    await self._abort()
+                    calls.append(self._abort)
                 case PermissionAsked() | QuestionAsked():
-                    await self._dismiss(item)
+                    calls.append(partial(self._dismiss, item))
                 case _:
-                    new = self._reply.apply(item)
-                    self._adopt_children(new)
-                    changes += new
+                    changes += self._reply.apply(item)
+        self._adopt_children(changes)
         await self._publish(changes)
+        for call in calls:
+            await call()
 
     def _adopt_children(self, changes: Sequence[ReplyChange]) -> None:
         """Listen to a subagent whose session is not new: a resumed one, or one a gap swallowed."""
@@ -129,41 +147,47 @@ class Answer:
                     self._client.hub.adopt(self._events, child)
 
     def _give_up_waiting(self) -> None:
-        if self._lost and self._now() - self._lost_since > self._timings.reconnect:
-            raise self._lost.error
+        for since, error in self._outages.values():
+            if self._now() - since > self._timings.reconnect:
+                raise error
 
     async def _look(self, *, catch_up: bool) -> Ending | None:
         """Ask REST whether the turn is over and, if asked to, take from it what was missed."""
         try:
-            exchange = await self._exchange()
+            # In this order: what is read after the session came to rest is the end of it.
             resting = self._reply.idle or await self._at_rest()
+            exchange = await self._exchange()
             if catch_up:
                 await self._catch_up(exchange)
             if self._stopping_since is not None and not resting:
                 await self._abort()  # an abort before the model was called stops nothing
         except (OpencodeConnectionError, ServerError) as error:
-            if isinstance(error, ServerError) and error.status < 500:
+            if isinstance(error, (AuthenticationError, BadRequestError, NotFoundError)):
                 raise
             if self._stopping_for() > self._timings.stop:
-                return Ending(STOPPED, None)
-            if self._lost is None:
-                self._lost, self._lost_since = Disconnected(error), self._now()
+                return Ending(STOPPED, None, settled=False)
+            self._outages.setdefault("rest", (self._now(), error))
             return None
+        self._outages.pop("rest", None)
         return self._judge(exchange, resting)
 
     def _judge(self, exchange: Exchange, resting: bool) -> Ending | None:
         now, error = self._now(), self._reply.error
         if exchange.accepted:
             self._reply.accept()
-        elif error is not None:
-            refusal = TurnError("refused", error.message or error.name)
+        elif error is not None and self._refused_since is None:
+            self._refused_since = now  # it may be of an earlier turn: look once more
+            return None
+        elif self._refused_since is not None and now - self._refused_since >= self._timings.settle:
+            reason = error or UpstreamError("UnknownError", "")
+            refusal = TurnError("refused", reason.message or reason.name)
             return Ending(Outcome("error", None, refusal), exchange)
         elif now - self._posted > self._timings.accept:
-            return Ending(NOT_ACCEPTED, exchange)
+            return Ending(NOT_ACCEPTED, exchange, settled=False)
         else:
             return None
         if self._stopping_for() > self._timings.stop:
-            return Ending(STOPPED, exchange)
+            return Ending(STOPPED, exchange, settled=False)
         if not resting:
             self._resting_since = None
             return None
@@ -193,7 +217,7 @@ class Answer:
     async def _catch_up(self, exchange: Exchange) -> None:
         for child in exchange.children:
             self._client.hub.adopt(self._events, child)
-        await self._publish(self._reply.reconcile(exchange.parts, final=False))
+        await self._publish(self._reply.catch_up(exchange))
         for ask in await self._client.asked():
             if ask.session_id in self._events.session_ids:
                 await self._dismiss(ask)
@@ -213,9 +237,7 @@ class Answer:
         if self._stopping_since is None:
             self._stopping_since = self._now()
         try:
-            for child in self._events.session_ids - {self._reply.session_id}:
-                await self._client.abort(child)
-            await self._client.abort(self._reply.session_id)
+            await self._client.abort_tree(self._reply.session_id)
         except OpencodeError as error:
             self._report(error, severity="warning", context={"during": "aborting"})
 

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from opencode_async.brokers.broker import EventBroker
 from opencode_async.client.hub import Nudge, Subscription
@@ -44,7 +44,7 @@ from opencode_async.turns.lease import Lease, despite_cancellation, reply_column
 from opencode_async.turns.message import TurnResult, message_json
 from opencode_async.turns.observer import ObserverFeed, ReplyObserver
 from opencode_async.turns.prompt import prompt_body
-from opencode_async.turns.snapshots import SnapshotWriter
+from opencode_async.turns.snapshots import SnapshotWriter, happens
 
 UNREACHABLE = "The agent's server could not be reached."
 REFUSED = "The agent's server refused the request."
@@ -63,6 +63,7 @@ class Wiring(Generic[MessageT]):
     on_turn_finished: OnTurnFinished | None
     report: ErrorReporter
     timings: Timings
+    name: str
 
 
 class ClaimedTurn(Generic[ConversationT, MessageT]):
@@ -82,12 +83,15 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         self._wiring = wiring
         self._sessions = sessions
         self._name = str(key_of(row))
-        self._publisher = FramePublisher(wiring.broker, self._name, row.epoch, wiring.report)
+        self._publisher = FramePublisher(
+            wiring.broker, wiring.name, self._name, row.epoch, wiring.report
+        )
         self._reply: Reply | None = None
         self._writer: SnapshotWriter | None = None
         self._observer: ObserverFeed | None = None
         self._subscription: Subscription | None = None
         self._stopping = row.stop_requested is not None
+        self._over = asyncio.Event()
 
     def stop(self) -> None:
         """The row's ``stop_requested`` is set: abort."""
@@ -104,11 +108,12 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                 self._observe(tasks)
                 try:
                     ending = await self._ending(tasks)
+                    self._over.set()
+                    await asyncio.wait([keeping])  # a renewal would find the row terminal
                     row = await self._finalized(ending)
                 finally:
                     await self._publisher.end()
-                keeping.cancel()
-                await self._tell_host(TurnResult.of(row))
+                await self.tell_host(TurnResult.of(row))
         except* Exception as failed:
             raise failed.exceptions[0] from None  # the others are its consequences
         return row
@@ -116,13 +121,15 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
     async def _ending(self, tasks: asyncio.TaskGroup) -> Ending:
         """How the turn ended; every failure but a lost lease is an ending."""
         try:
-            return await self._answered(tasks)
+            ending = await self._answered(tasks)
         except LeaseLost:
             raise
         except Exception as error:
             self._failed(error, "error", during="turn")
+            ending = Ending(Outcome("error", None, shown(error)), None, settled=False)
+        if not ending.settled:
             await self._abandon()
-            return Ending(Outcome("error", None, shown(error)), None)
+        return ending
 
     async def _abandon(self) -> None:
         """Stop an agent that may still be at work: it would merge the next prompt into this one."""
@@ -167,19 +174,23 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                     timings=self._wiring.timings,
                 )
                 posted = not first_claim and await self._was_posted(reply)
+                if not posted and self._stopping:
+                    return Ending(STOPPED, None)
                 if not posted:
                     await answer.post()
                 return await answer.listen(resumed=posted)
         finally:
             self._subscription = None
-            writing.cancel()
+            writer.end()
+            await asyncio.wait([writing])
 
     async def _body(self) -> dict[str, Any]:
         """The request's body, stored before it is sent, so that it can be sent again as it was."""
         request = self._row.request or {}
         if "body" not in request:
             request = {"body": prompt_body(self._row, await self._session.settings())}
-            await self._lease.store({"request": request})
+            if await self._lease.store({"request": request}) is not None:
+                self.stop()
         body: dict[str, Any] = request["body"]
         return body
 
@@ -200,7 +211,10 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
     async def _publish(self, changes: Sequence[ReplyChange] | None) -> None:
         """Tell followers and observers; ``None`` when the parts stand in another order now."""
         if changes is None:
-            await self._publish_anew()
+            try:
+                await self._publish_anew()
+            except (SQLAlchemyError, OSError) as error:  # they get the whole at the end
+                self._failed(error, "warning", during="publishing a snapshot")
         elif changes:
             await self._publisher.publish(changes)
             if self._writer is not None:
@@ -214,6 +228,8 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         async with self._sessions() as db:
             row = await db.get_one(type(self._row), key_of(self._row))
         await self._publisher.publish([Snapshot(message_json(row))])
+        if self._observer is not None:
+            self._observer.reset(len(row.parts or ()))
 
     async def _finalized(self, ending: Ending) -> MessageT:
         """Store how the turn ended, with what REST says it answered."""
@@ -224,8 +240,18 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                 await self._become(self._reply, ending.exchange)
                 usage = ending.exchange.usage
             columns = reply_columns(self._reply.result(), self._reply.todos, usage, 0)
-        columns["cursor"] = self._publisher.seq + 1
-        return await despite_cancellation(self._lease.finalize(ending.outcome, columns))
+        cursor = {"cursor": self._publisher.seq + 1}
+        try:
+            return await self._finalize(ending.outcome, columns | cursor)
+        except (LeaseLost, OperationalError, InterfaceError, OSError):
+            raise
+        except Exception as error:  # the host's own constraint or validator, say: it would not pass
+            self._failed(error, "error", during="storing the reply")
+            outcome = Outcome("error", None, TurnError("internal", INTERNAL))
+            return await self._finalize(outcome, cursor)
+
+    async def _finalize(self, outcome: Outcome, columns: dict[str, Any]) -> MessageT:
+        return await despite_cancellation(self._lease.finalize(outcome, columns))
 
     async def _become(self, reply: Reply, exchange: Exchange) -> None:
         """Make the reply what REST says, and tell followers the difference."""
@@ -240,8 +266,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
 
     async def _keep_lease(self) -> None:
         """Renew the lease in good time; raises ``LeaseLost``."""
-        while True:
-            await asyncio.sleep(self._wiring.timings.lease / 3)
+        while not await happens(self._over, within=self._wiring.timings.lease / 3):
             try:
                 if await self._lease.renew() is not None:
                     self.stop()
@@ -264,7 +289,8 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             raise IndexError(index)
         return self._reply.part(index)
 
-    async def _tell_host(self, result: TurnResult) -> None:
+    async def tell_host(self, result: TurnResult) -> None:
+        """Tell of a turn that is stored as terminal; then nobody need be told any more."""
         if self._observer is not None:
             await self._observer.finish(result)
         if self._wiring.on_turn_finished is not None:

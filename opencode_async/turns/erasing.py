@@ -50,9 +50,7 @@ async def erase(
         return
     try:
         # A deleted session's turn goes on until it fails on its own database: abort it before.
-        for child in await client.children(session_id):
-            await client.abort(child)
-        await client.abort(session_id)
+        await client.abort_tree(session_id)
         await client.delete_session(session_id)
     except OpencodeError as error:
         context = {"during": "erasing a session", "session_id": session_id}

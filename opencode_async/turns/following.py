@@ -9,21 +9,32 @@ so being behind is never an error. ``finished`` is always read from the row, nev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic
 
 from sqlalchemy import func, select
 
-from opencode_async.brokers.broker import CursorExpired, EventBroker, Feed, Frame
+from opencode_async.brokers.broker import (
+    CursorExpired,
+    EventBroker,
+    Feed,
+    Frame,
+    conversation_topic,
+    turn_topic,
+)
 from opencode_async.database import Sessions, parsed_key
-from opencode_async.models import PENDING, QUEUED, TERMINAL, MessageT
+from opencode_async.models import PENDING, QUEUED, TERMINAL, ConversationT, MessageT
 from opencode_async.protocol.changes import Finished, MessageAdded, Snapshot
 from opencode_async.settings import Timings
+from opencode_async.tables import Tables
 from opencode_async.turns.frames import Cursor, row_frame
 
 # A live log needs no polling; this look is for a publisher that died without a word.
 PATIENCE = 15.0
+
+Batches = AsyncGenerator[Sequence[Frame], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,30 +45,34 @@ class Place:
     terminal: bool
 
 
-class Following(Generic[MessageT]):
+class Following(Generic[ConversationT, MessageT]):
     """Reads turns for followers; holds no database connection while it waits."""
 
     def __init__(
         self,
         sessions: Sessions,
-        kind: type[MessageT],
+        tables: Tables[ConversationT, MessageT],
         broker: EventBroker,
         timings: Timings,
+        name: str,
     ) -> None:
         self._sessions = sessions
-        self._kind = kind
+        self._conversations = tables.conversation
+        self._kind = tables.message
         self._broker = broker
         self._timings = timings
+        self._name = name
 
-    async def turn(self, key: Any, after: Cursor | None = None) -> AsyncIterator[Sequence[Frame]]:
+    async def turn(self, key: Any, after: Cursor | None = None) -> Batches:
         """The frames of one turn from behind ``after`` until ``finished``, in batches.
 
         Nothing at all comes for a cursor at the end of a terminal message. A row that is deleted
         meanwhile ends it.
         """
-        at = after
+        message_id = str(key)
+        at = after if after is not None and after.message_id == message_id else None
         while (row := await self._row(key)) is not None:
-            here = Cursor.of(row, str(key))
+            here = Cursor.of(row, message_id)
             if row.status in TERMINAL:
                 if at != here:
                     yield [row_frame(row, Finished)]
@@ -65,32 +80,41 @@ class Following(Generic[MessageT]):
             if at is None or at.epoch != here.epoch or at.seq < here.seq:
                 yield [row_frame(row, Snapshot)]
                 at = here
-            async with self._broker.follow(here.message_id, at.epoch, at.seq) as feed:
-                async for frames in self._frames(key, feed, at):
+            topic = turn_topic(self._name, message_id)
+            async with (
+                self._broker.follow(topic, at.epoch, at.seq) as feed,
+                aclosing(self._frames(key, feed, at)) as batches,
+            ):
+                async for frames in batches:
                     yield frames
-                    at = Cursor(here.message_id, at.epoch, frames[-1].seq)
+                    at = Cursor(message_id, at.epoch, frames[-1].seq)
 
-    async def conversation(
-        self, conversation_id: Any, after: Cursor | None, first: int
-    ) -> AsyncIterator[Sequence[Frame]]:
-        """The frames of every turn of a conversation, one after the other, for ever.
+    async def conversation(self, conversation_id: Any, after: Cursor | None, first: int) -> Batches:
+        """The frames of every turn of a conversation, one after the other, until it is erased.
 
         It begins with the turn of ``after``, or the first message behind position ``first``.
         """
         position = first
-        topic = conversation_topic(conversation_id)
+        topic = conversation_topic(self._name, conversation_id)
         while True:
             async with self._broker.follow(topic, 0, 0) as news:
-                for row in await self._rows(conversation_id, position):
+                newest = await self._newest(conversation_id)
+                if newest is None:
+                    return
+                rows = await self._rows(conversation_id, position) if newest > position else []
+                for row in rows:
                     key = row.id
                     resumed = after is not None and after.message_id == str(key)
                     if not resumed:
                         yield [row_frame(row, MessageAdded)]
                     if row.role == "assistant":
-                        async for frames in self.turn(key, after if resumed else None):
-                            yield frames
+                        async with aclosing(self.turn(key, after if resumed else None)) as batches:
+                            async for frames in batches:
+                                yield frames
                     position = row.position or position
                     after = None
+                if rows:
+                    continue
                 try:
                     async with asyncio.timeout(self._timings.poll):
                         await news.batch()
@@ -126,12 +150,11 @@ class Following(Generic[MessageT]):
                 return oldest - 1
             return await db.scalar(select(func.max(kind.position)).where(mine)) or 0
 
-    async def _frames(self, key: Any, feed: Feed, at: Cursor) -> AsyncIterator[Sequence[Frame]]:
+    async def _frames(self, key: Any, feed: Feed, at: Cursor) -> Batches:
         """What the broker has, until it is the row's turn again to say what is."""
         while True:
-            patience = PATIENCE if feed.live else self._timings.poll
             try:
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(PATIENCE if feed.live else self._timings.poll):
                     frames = await feed.batch()
             except CursorExpired:
                 if not await self._moved(key, at):  # the row will be, in a moment
@@ -145,6 +168,15 @@ class Following(Generic[MessageT]):
                 return
             yield frames
             at = Cursor(at.message_id, at.epoch, frames[-1].seq)
+
+    async def _newest(self, conversation_id: Any) -> int | None:
+        """The position of the newest message; ``None`` if the conversation is no more."""
+        conversation, kind = self._conversations.id, self._kind
+        newest = select(func.max(kind.position)).where(kind.conversation_id == conversation_id)
+        async with self._sessions() as db:
+            query = select(newest.scalar_subquery()).where(conversation == conversation_id)
+            row = (await db.execute(query)).first()
+        return None if row is None else row[0] or 0
 
     async def _moved(self, key: Any, at: Cursor) -> bool:
         """Whether the row says more than what a follower at that place has."""
@@ -166,8 +198,3 @@ class Following(Generic[MessageT]):
                 .order_by(self._kind.position)
             )
             return (await db.scalars(query)).all()
-
-
-def conversation_topic(conversation_id: object) -> str:
-    """The broker topic of a conversation's news; it cannot be a message's id."""
-    return f"conversation:{conversation_id}"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from opencode_async.brokers.broker import EventBroker, Frame
+from opencode_async.brokers.broker import EventBroker, Frame, turn_topic
 from opencode_async.models import MessageMixin
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.changes import (
@@ -20,6 +21,8 @@ from opencode_async.protocol.changes import (
     change_from_json,
 )
 from opencode_async.turns.message import message_json
+
+CURSOR_NUMBERS = re.compile(r"[0-9]{1,18}\.[0-9]{1,18}")  # what a BIGINT can hold
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +41,8 @@ class Cursor:
         """The cursor in a ``Last-Event-ID``; ``None`` for anything else."""
         message_id, _, rest = text.rpartition(".")
         message_id, _, epoch = message_id.rpartition(".")
-        if not (message_id and epoch.isascii() and epoch.isdigit()):
-            return None
-        if not (rest.isascii() and rest.isdigit()):
-            return None
-        return cls(message_id, int(epoch), int(rest))
+        numbers = CURSOR_NUMBERS.fullmatch(f"{epoch}.{rest}")
+        return cls(message_id, int(epoch), int(rest)) if message_id and numbers else None
 
     @classmethod
     def of(cls, row: MessageMixin, message_id: str) -> Cursor:
@@ -89,12 +89,13 @@ class FramePublisher:
     """
 
     def __init__(
-        self, broker: EventBroker, message_id: str, epoch: int, report: ErrorReporter
+        self, broker: EventBroker, name: str, message_id: str, epoch: int, report: ErrorReporter
     ) -> None:
         self.seq = 0
         self.stored = 0
         self._broker: EventBroker | None = broker
         self._message_id = message_id
+        self._topic = turn_topic(name, message_id)
         self._epoch = epoch
         self._report = report
 
@@ -106,9 +107,7 @@ class FramePublisher:
             frames.append(frame_of(change, Cursor(self._message_id, self._epoch, self.seq)))
         if frames and self._broker is not None:
             try:
-                await self._broker.publish(
-                    self._message_id, self._epoch, frames, stored=self.stored
-                )
+                await self._broker.publish(self._topic, self._epoch, frames, stored=self.stored)
             except Exception as error:
                 self._broken(error)
 
@@ -116,7 +115,7 @@ class FramePublisher:
         """Tell followers to look at the row."""
         if self._broker is not None:
             try:
-                await self._broker.end(self._message_id)
+                await self._broker.end(self._topic)
             except Exception as error:
                 self._broken(error)
 

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Coroutine, Mapping
 from typing import Any, Generic, Self, TypeVar
 
-from sqlalchemy import Update, update
+from sqlalchemy import ColumnElement, Update, update
 
 from opencode_async.database import Sessions, locked
 from opencode_async.database_time import database_time
@@ -50,8 +50,7 @@ class Lease(Generic[MessageT]):
         async with sessions.begin() as db:
             claimed = await db.execute(
                 update(kind)
-                .where(kind.id == key, kind.status == PENDING)
-                .where(kind.lease_expires_at.is_(None) | (kind.lease_expires_at < database_time()))
+                .where(kind.id == key, kind.status == PENDING, unclaimed(kind))
                 .values(
                     {
                         "lease_owner": lease.owner,
@@ -86,13 +85,41 @@ class Lease(Generic[MessageT]):
         return reason
 
     async def release(self) -> None:
-        """Let another worker go on at once; harmless once the lease is lost."""
+        """Give the lease back: a pending turn may be claimed at once, a terminal one is done with.
+
+        Harmless once the lease is lost.
+        """
         async with self._sessions.begin() as db:
-            values = {"lease_owner": None, "lease_expires_at": None}
-            await db.execute(self._mine().values(values))
+            await db.execute(
+                update(self._kind)
+                .where(self._kind.id == self._key, self._kind.lease_owner == self.owner)
+                .values({"lease_owner": None, "lease_expires_at": None})
+                .execution_options(synchronize_session=False)
+            )
+
+    async def claim_unheard(self) -> bool:
+        """Claim a terminal turn whose host was not told, because its worker died just then."""
+        async with self._sessions.begin() as db:
+            claimed = await db.execute(
+                update(self._kind)
+                .where(self._kind.id == self._key, self._kind.status.in_(TERMINAL))
+                .where(self._kind.lease_expires_at < database_time())
+                .values(
+                    {
+                        "lease_owner": self.owner,
+                        "lease_expires_at": database_time(self._seconds),
+                    }
+                )
+                .returning(self._kind.id)
+                .execution_options(synchronize_session=False)
+            )
+            return claimed.first() is not None
 
     async def finalize(self, outcome: Outcome, values: Mapping[str, Any]) -> MessageT:
-        """Make the row terminal, once; a stop requested before decides. Raises ``LeaseLost``."""
+        """Make the row terminal, once; a stop requested before decides. Raises ``LeaseLost``.
+
+        The lease is kept until ``release()``: while a terminal row has one, its host is being told.
+        """
         async with self._sessions.begin() as db:
             row = await locked(db, self._kind, self._key)
             if row is None or row.status != PENDING or row.lease_owner != self.owner:
@@ -103,7 +130,6 @@ class Lease(Generic[MessageT]):
             row.finish = outcome.finish
             row.error_code = outcome.error.code if outcome.error else None
             row.error_text = outcome.error.message if outcome.error else None
-            row.lease_owner = row.lease_expires_at = None
             for name, value in values.items():
                 setattr(row, name, value)
             await db.flush()
@@ -137,6 +163,11 @@ def reply_columns(
         "cursor": cursor,
         **usage.to_json(),
     }
+
+
+def unclaimed(kind: type[MessageT]) -> ColumnElement[bool]:
+    """The criterion for rows that no live worker has claimed."""
+    return kind.lease_owner.is_(None) | (kind.lease_expires_at < database_time())
 
 
 async def despite_cancellation(write: Coroutine[Any, Any, Returned]) -> Returned:

@@ -57,6 +57,11 @@ class ObserverFeed:
                 self._due.setdefault(change.index, False)
         self._arrived.set()
 
+    def reset(self, parts: int) -> None:
+        """The parts are other ones now, so many: each is told as new."""
+        self._due = dict.fromkeys(range(parts), True)
+        self._arrived.set()
+
     def error(self, error: BaseException, severity: Severity) -> None:
         """Note an error."""
         self._errors.append((error, severity))
@@ -81,7 +86,7 @@ class ObserverFeed:
             await self._arrived.wait()
             self._arrived.clear()
             await self._tell()
-            if self._result is not None:
+            if self._result is not None and not self._due and not self._errors:
                 await self._call(self._observer.on_finalized(self._result))
                 return
 

@@ -19,6 +19,16 @@ from opencode_async.turns.lease import Lease
 PER_PAUSE = 100_000  # characters of reply that lengthen the pause by one more `snapshot` interval
 
 
+async def happens(event: asyncio.Event, *, within: float) -> bool:
+    """Wait for the event, at most so many seconds; whether it came."""
+    try:
+        async with asyncio.timeout(within):
+            await event.wait()
+    except TimeoutError:
+        return False
+    return True
+
+
 class SnapshotWriter:
     """Writes what ``columns`` gives when told of a change, but not more often than due."""
 
@@ -39,6 +49,12 @@ class SnapshotWriter:
         self._on_stop = on_stop
         self._report = report
         self._changed = asyncio.Event()
+        self._ended = asyncio.Event()
+
+    def end(self) -> None:
+        """Write no more; a write under way is finished, for cancelling it costs a connection."""
+        self._ended.set()
+        self._changed.set()
 
     def changed(self) -> None:
         """There is something to write."""
@@ -55,11 +71,12 @@ class SnapshotWriter:
         return len(columns["content"]) + len(columns["reasoning"])
 
     async def run(self) -> None:
-        """Write for ever; a failing database is reported and tried again. Raises ``LeaseLost``."""
+        """Write until the end, also after a failing write. Raises ``LeaseLost``."""
         size = 0
         while True:
             await self._changed.wait()
-            await asyncio.sleep(self._interval * (1 + size / PER_PAUSE))
+            if await happens(self._ended, within=self._interval * (1 + size / PER_PAUSE)):
+                return
             try:
                 size = await self.write()
             except (SQLAlchemyError, OSError) as error:

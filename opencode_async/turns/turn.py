@@ -12,7 +12,7 @@ from opencode_async.brokers.memory import MemoryBroker
 from opencode_async.database import key_of, locked, release, sessions_beside
 from opencode_async.errors import UsageError
 from opencode_async.models import TERMINAL, ConversationT, MessageT
-from opencode_async.observability.error_reporter import ErrorReporter, log_error
+from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
 from opencode_async.session import Session
 from opencode_async.settings import Timings
 from opencode_async.turns.claimed import ClaimedTurn, ObserverFactory, OnTurnFinished, Wiring
@@ -45,6 +45,7 @@ class Turn(Generic[ConversationT, MessageT]):
         on_turn_finished: OnTurnFinished | None = None,
         error_reporter: ErrorReporter = log_error,
         timings: Timings | None = None,
+        name: str = "opencode",
     ) -> None:
         self._db = db
         self._message = message
@@ -57,8 +58,9 @@ class Turn(Generic[ConversationT, MessageT]):
             broker=broker or MemoryBroker(),
             observer_factory=observer_factory,
             on_turn_finished=on_turn_finished,
-            report=error_reporter,
+            report=guarded(error_reporter),
             timings=timings or Timings(),
+            name=name,
         )
         self._claimed: ClaimedTurn[ConversationT, MessageT] | None = None
 
@@ -74,16 +76,31 @@ class Turn(Generic[ConversationT, MessageT]):
         await release(self._db)
         seconds = self._wiring.timings.lease
         lease, row = await Lease.claim(self._sessions, self._kind, self._key, seconds)
-        if row.status not in TERMINAL:
-            try:
-                row = await self._adopted(row)
-                self._claimed = ClaimedTurn(self._session, lease, row, self._wiring, self._sessions)
-                row = await self._claimed.run()
-            except BaseException:
-                await despite_cancellation(lease.release())
-                raise
+        if row.status in TERMINAL and self._text is not None and row.prompt_id is None:
+            raise UsageError('this row is done: make it with status="pending" to have it run')
+        try:
+            if row.status not in TERMINAL:
+                row = await self._claimed_by(lease, await self._adopted(row)).run()
+            elif row.lease_expires_at is not None and await lease.claim_unheard():
+                await self._claimed_by(lease, row).tell_host(TurnResult.of(row))
+        finally:
+            await self._give_up(lease)
         await self._db.refresh(self._message)
         return TurnResult.of(row)
+
+    def _claimed_by(
+        self, lease: Lease[MessageT], row: MessageT
+    ) -> ClaimedTurn[ConversationT, MessageT]:
+        self._claimed = ClaimedTurn(self._session, lease, row, self._wiring, self._sessions)
+        return self._claimed
+
+    async def _give_up(self, lease: Lease[MessageT]) -> None:
+        """Release the lease; if that fails it runs out, and what ended the turn is still told."""
+        try:
+            await despite_cancellation(lease.release())
+        except Exception as error:
+            context = {"during": "releasing a lease", "message_id": str(self._key)}
+            self._wiring.report(error, severity="warning", context=context)
 
     async def _adopted(self, row: MessageT) -> MessageT:
         """The row; one that the host made itself is given a prompt and a place."""

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Generic
 
 from sqlalchemy import event, select, update
@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session as SyncSession
 from sqlalchemy.orm import SessionTransaction
 
-from opencode_async.brokers.broker import EventBroker
+from opencode_async.brokers.broker import EventBroker, conversation_topic
 from opencode_async.database import Sessions
 from opencode_async.database_time import database_time
 from opencode_async.errors import MessageNotFound
@@ -21,7 +21,7 @@ from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.changes import Change
 from opencode_async.settings import Timings
 from opencode_async.tables import Tables
-from opencode_async.turns.following import Following, conversation_topic
+from opencode_async.turns.following import Batches, Following
 from opencode_async.turns.frames import Cursor, change_of
 from opencode_async.turns.message import TurnResult
 from opencode_async.turns.posting import Post, insert
@@ -45,8 +45,12 @@ class Turns(Generic[ConversationT, MessageT]):
         dispatch: Dispatch[MessageT] | None,
         timings: Timings,
         report: ErrorReporter,
+        name: str,
     ) -> None:
-        self.following: Following[MessageT] = Following(sessions, tables.message, broker, timings)
+        self.following: Following[ConversationT, MessageT] = Following(
+            sessions, tables, broker, timings, name
+        )
+        self._name = name
         self._sessions = sessions
         self._conversation = tables.conversation
         self._message = tables.message
@@ -57,6 +61,7 @@ class Turns(Generic[ConversationT, MessageT]):
         self._timings = timings
         self._report = report
         self._runner = Runner(tasks, self._execute, report)
+        self._closed = False
 
     async def start(
         self,
@@ -100,20 +105,19 @@ class Turns(Generic[ConversationT, MessageT]):
         Raises ``MessageNotFound``.
         """
         cursor = Cursor.parse(after) if after else None
-        await self._status(message_id)
-        batches = self.following.turn(message_id, cursor)
+        if await self.following.place_of(message_id) is None:
+            raise MessageNotFound(message_id)
 
-        async def changes() -> AsyncIterator[Change]:
+        async def changes(batches: Batches) -> AsyncGenerator[Change, None]:
             async for frames in batches:
                 for frame in frames:
                     yield change_of(frame)
 
-        following = changes()
-        try:
+        async with (
+            aclosing(self.following.turn(message_id, cursor)) as batches,
+            aclosing(changes(batches)) as following,
+        ):
             yield following
-        finally:
-            await following.aclose()  # type: ignore[attr-defined]
-            await batches.aclose()  # type: ignore[attr-defined]
 
     async def cancel(self, message_id: Any) -> MessageT:
         """Ask a turn to stop, once; the row as it is now. A terminal one stays as it is.
@@ -154,27 +158,33 @@ class Turns(Generic[ConversationT, MessageT]):
         the turn up, if it was this call that ran it.
         """
         await self._runner.join(message_id)
-        return await self._execute(message_id, lambda stop: None)
+        return await self._execute(message_id)
 
     async def recover(self) -> list[Any]:
-        """Dispatch every pending turn that nobody runs; their ids.
+        """Dispatch every turn that nobody runs although somebody should; their ids.
 
-        That is one whose worker gave it up or died, its lease run out, or whose dispatch got lost.
+        That is a pending one whose worker gave it up or died, or whose dispatch got lost; or a
+        terminal one whose worker died before it had told the host. However many workers recover at
+        once, each turn is dispatched once in a lease time.
         """
-        kind = self._message
+        kind, seconds = self._message, self._timings.lease
+        expired = kind.lease_expires_at < database_time()
         # A row nobody has claimed yet is probably on its way to its first worker.
-        late = (kind.epoch > 0) | (kind.created_at < database_time(-self._timings.lease))
-        ownerless = kind.lease_expires_at.is_(None) & late
-        async with self._sessions() as db:
-            query = select(kind).where(
-                kind.status == PENDING,
-                kind.prompt_id.is_not(None),
-                ownerless | (kind.lease_expires_at < database_time()),
+        late = (kind.epoch > 0) | (kind.created_at < database_time(-seconds))
+        lost = expired | (kind.lease_expires_at.is_(None) & late)
+        async with self._sessions.begin() as db:
+            found = await db.scalars(
+                update(kind)
+                .where((kind.status == PENDING) & kind.prompt_id.is_not(None) & lost)
+                .values({"lease_owner": None, "lease_expires_at": database_time(seconds)})
+                .returning(kind.id)
+                .execution_options(synchronize_session=False)
             )
-            found = (await db.scalars(query)).all()
-        for message in found:
-            await self._hand_over(message)
-        return [message.id for message in found]
+            untold = select(kind.id).where(kind.status.in_(TERMINAL) & expired)
+            keys = [*found.all(), *(await db.scalars(untold)).all()]
+        for key in keys:
+            await self._hand_over(key)
+        return keys
 
     async def watch(self) -> None:
         """Recover turns for ever."""
@@ -187,7 +197,13 @@ class Turns(Generic[ConversationT, MessageT]):
 
     def close(self) -> None:
         """Give up the turns that run here; each releases its lease."""
-        self._runner.cancel()
+        self._closed = True
+        self._runner.close()
+
+    async def attend(self, key: Any, turn: Turn[ConversationT, MessageT]) -> TurnResult:
+        """Await a turn that this process can be asked to stop meanwhile."""
+        with self._runner.here(key, turn.stop):
+            return await turn
 
     def _dispatch_after(self, db: AsyncSession, key: Any, conversation_id: Any) -> None:
         """Dispatch once the outermost transaction of ``db`` has ended; not if it rolled back."""
@@ -198,46 +214,42 @@ class Turns(Generic[ConversationT, MessageT]):
             if transaction.parent is None:
                 # Not at once: SQLAlchemy is iterating over its listeners.
                 loop.call_soon(event.remove, sync, "after_transaction_end", ended)
-                # Whether it committed is seen in the row being there.
-                self._tasks.create_task(self._announce(key, conversation_id))
+                if not self._closed:  # else another worker will recover it
+                    self._tasks.create_task(self._announce(key, conversation_id))
 
         event.listen(sync, "after_transaction_end", ended)
 
     async def _announce(self, key: Any, conversation_id: Any) -> None:
-        """The row is committed (or is not there): tell followers and hand it over."""
+        """If the row is there, and so committed: tell followers and hand it over."""
+        if await self.following.place_of(key) is None:
+            return
+        try:
+            topic = conversation_topic(self._name, conversation_id)
+            await self._broker.publish(topic, 0, [], stored=0)
+        except Exception as error:
+            context = {"during": "publishing", "message_id": str(key)}
+            self._report(error, severity="warning", context=context)
+        await self._hand_over(key)
+
+    async def _hand_over(self, key: Any) -> None:
+        """Give the turn to whoever executes; what fails here, ``recover`` finds."""
+        if self._dispatch is None:
+            self._runner.start(key)
+            return
         try:
             async with self._sessions() as db:
                 message = await db.get(self._message, key)
-            if message is None:
-                return
-            await self._broker.publish(conversation_topic(conversation_id), 0, [], stored=0)
-            await self._hand_over(message)
+            if message is not None:
+                await self._dispatch(message)
         except Exception as error:
             context = {"during": "dispatching", "message_id": str(key)}
             self._report(error, severity="error", context=context)
 
-    async def _hand_over(self, message: MessageT) -> None:
-        if self._dispatch is None:
-            self._runner.start(message.id)
-        else:
-            await self._dispatch(message)
-
-    async def _execute(
-        self, key: Any, stoppable: Callable[[Callable[[], None]], None]
-    ) -> TurnResult:
+    async def _execute(self, key: Any) -> TurnResult:
         async with self._sessions() as db:
             message = await db.get(self._message, key)
             if message is None:
                 raise MessageNotFound(key)
-            if message.status in TERMINAL:
+            if message.status in TERMINAL and message.lease_expires_at is None:
                 return TurnResult.of(message)
-            turn = await self._make(db, message)
-            stoppable(turn.stop)
-            return await turn
-
-    async def _status(self, key: Any) -> str:
-        async with self._sessions() as db:
-            status = await db.scalar(select(self._message.status).where(self._message.id == key))
-        if status is None:
-            raise MessageNotFound(key)
-        return status
+            return await self.attend(key, await self._make(db, message))

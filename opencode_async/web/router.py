@@ -12,9 +12,10 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sse_starlette import EventSourceResponse
 
-from opencode_async.database import parsed_key, sessions_of
+from opencode_async.database import parsed_key
 from opencode_async.errors import ConversationNotFound, MessageNotFound
 from opencode_async.models import PENDING, QUEUED, TERMINAL, ConversationMixin
+from opencode_async.protocol.wire import clean
 from opencode_async.turns.message import isoformat, message_json
 from opencode_async.web.access import Access, AccessDependency, Visible
 from opencode_async.web.problems import Forbidden, Invalid, NotAllowed, ProblemRoute
@@ -66,7 +67,6 @@ def build_router(
     )
     tables = agent.tables
     conversations, messages = tables.conversation, tables.message
-    sessions = sessions_of(agent.sessionmaker)
     Caller = Annotated[Access, Depends(access)]
 
     def writer(access: Caller) -> Access:
@@ -83,7 +83,7 @@ def build_router(
         return row
 
     async def found_message(access: Access, key: str) -> Any:
-        async with sessions() as db:
+        async with agent.sessions() as db:
             row = await db.scalar(Visible(tables, access).message(key))
         if row is None:
             raise MessageNotFound(key)
@@ -111,7 +111,7 @@ def build_router(
             )
             query = query.where(order < last.scalar_subquery())
         query = query.order_by(conversations.created_at.desc(), conversations.id.desc())
-        async with sessions() as db:
+        async with agent.sessions() as db:
             rows = list((await db.scalars(query.limit(limit + 1))).all())
             items = await shown(db, rows[:limit])
         following = items[-1]["id"] if len(rows) > limit else None
@@ -122,8 +122,8 @@ def build_router(
         access: Writer, body: AgentNewConversation | None = None
     ) -> Response:
         """A new conversation."""
-        title = body.title if body else None
-        async with sessions() as db:
+        title = clean(body.title) if body and body.title else None
+        async with agent.sessions() as db:
             row = conversations(**{**access.conversation, "title": title})
             db.add(row)
             await db.commit()
@@ -135,7 +135,7 @@ def build_router(
         cid: str, access: Caller, limit: Limit = 50, before: str | None = None
     ) -> Response:
         """A conversation with its newest messages, or those before one of them; oldest first."""
-        async with sessions() as db:
+        async with agent.sessions() as db:
             row = await found(db, access, cid)
             query = select(messages).where(messages.conversation_id == row.id)
             if before is not None:
@@ -144,7 +144,7 @@ def build_router(
                     messages.id == key, messages.conversation_id == row.id
                 )
                 query = query.where(messages.position < last.scalar_subquery())
-            query = query.order_by(messages.position.desc()).limit(limit)
+            query = query.order_by(messages.position.desc().nulls_last()).limit(limit)
             rows = (await db.scalars(query)).all()
             (shape,) = await shown(db, [row])
         return JSONResponse({**shape, "messages": [message_json(m) for m in reversed(rows)]})
@@ -152,7 +152,7 @@ def build_router(
     @router.delete("/conversations/{cid}", status_code=204)
     async def delete_conversation(cid: str, access: Writer) -> Response:
         """Erase a conversation: its turn is stopped, its rows and its OpenCode session go."""
-        async with sessions() as db:
+        async with agent.sessions() as db:
             row = await found(db, access, cid)
         await agent.erase(row.id)
         return Response(status_code=204)
@@ -166,7 +166,7 @@ def build_router(
     ) -> Response:
         """Say something; the assistant's message that will answer comes back, still pending."""
         check(body, rules)
-        async with sessions() as db:
+        async with agent.sessions() as db:
             row = await found(db, access, cid)
         message = await agent.turns.start(
             row.id,
@@ -181,7 +181,7 @@ def build_router(
     @router.get("/conversations/{cid}/events", response_class=EventSourceResponse, responses=STREAM)
     async def follow_conversation(cid: str, access: Caller, request: Request) -> Response:
         """Every turn of the conversation as it happens: one connection for a tab."""
-        async with sessions() as db:
+        async with agent.sessions() as db:
             row = await found(db, access, cid)
         following, cursor = agent.turns.following, cursor_of(request)
         first = await following.start_of(row.id, cursor)

@@ -88,3 +88,4 @@ class AgentProblem(BaseModel):
     title: str
     status: int
     detail: str | None = None
+    errors: list[dict[str, Any]] | None = None

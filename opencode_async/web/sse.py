@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import anyio
@@ -16,10 +16,9 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from opencode_async.brokers.broker import Frame
 from opencode_async.settings import Timings
-from opencode_async.turns.following import Following
+from opencode_async.turns.following import Batches, Following
 from opencode_async.turns.frames import Cursor
 
-Batches = AsyncIterator[Sequence[Frame]]
 SEND_TIMEOUT = 30.0  # s a browser has to take a chunk before it is given up
 PING = ServerSentEvent(comment="ping", sep="\n").encode()
 
@@ -74,6 +73,7 @@ async def chunks(
         for task in (coming, leaving):
             task.cancel()
         await asyncio.wait((coming, leaving))
+        await batches.aclose()
 
 
 def retry(comment: str) -> bytes:
@@ -89,7 +89,7 @@ def cursor_of(request: Request) -> Cursor | None:
 
 
 async def turn_response(
-    following: Following[Any], key: Any, request: Request, timings: Timings
+    following: Following[Any, Any], key: Any, request: Request, timings: Timings
 ) -> Response:
     """The stream of one turn; 204 where nothing is left to say, which ends an ``EventSource``."""
     cursor = cursor_of(request)

@@ -206,10 +206,15 @@ def test_a_status_other_than_retry_has_no_details() -> None:
     assert read == SessionStatus(S, "busy", 0, "", 0)
 
 
-def test_a_part_may_name_its_session_by_itself() -> None:
+def test_the_session_of_a_part_may_stand_beside_it_or_in_it() -> None:
     part = raw_text("prt_1", "Hi", message="msg_1", session="ses_2")
-    read = event_from_wire(frame("message.part.updated", {"part": part}))
-    assert read == MessagePartUpdated("ses_2", "msg_1", "text", TextPart("prt_1", "Hi"), False)
+    expected = MessagePartUpdated("ses_2", "msg_1", "text", TextPart("prt_1", "Hi"), False)
+    assert event_from_wire(frame("message.part.updated", {"part": part})) == expected
+    del part["sessionID"]
+    beside = {"sessionID": "ses_2", "part": part}
+    assert event_from_wire(frame("message.part.updated", beside)) == expected
+    with pytest.raises(Malformed, match="sessionID"):
+        event_from_wire(frame("message.part.updated", {"part": part}))
 
 
 def test_a_tool_status_that_is_not_known_is_malformed() -> None:
@@ -278,5 +283,6 @@ def test_the_sum_of_usages_does_not_depend_on_their_order() -> None:
     usages = [Usage(cost, 1, 2, 3, 4) for cost in (0.1, 0.2, 0.3, 1e9, 1e-9)]
     total = Usage.total(usages)
     assert total == Usage.total(reversed(usages))
+    assert Usage.total([Usage(0.1)] * 10).cost == 1.0
     assert (total.input, total.output, total.cache_read, total.cache_write) == (5, 10, 15, 20)
     assert Usage.total([]) == Usage()

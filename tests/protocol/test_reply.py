@@ -8,19 +8,18 @@ from opencode_async.protocol.changes import (
     PartAdded,
     PartDelta,
     PartUpdated,
-    ReplyChange,
     Retrying,
     TodosChanged,
     UsageChanged,
 )
 from opencode_async.protocol.events import Event, event_from_wire
 from opencode_async.protocol.messages import UpstreamError, Usage
-from opencode_async.protocol.parts import Part, ReasoningPart, TextPart, ToolPart
-from opencode_async.protocol.reply import MOST_EARLY, Reply
+from opencode_async.protocol.parts import ReasoningPart, TextPart, ToolPart
+from opencode_async.protocol.reply import MOST_EARLY
 from opencode_async.protocol.todos import Todo
 from opencode_async.protocol.wire import loads
+from tests.protocol.replies import T1, T2, answering, apply, contents, new_reply
 from tests.protocol.wire_events import (
-    PROMPT,
     SESSION,
     answered,
     child,
@@ -39,28 +38,6 @@ from tests.protocol.wire_events import (
     text,
     user_info,
 )
-
-T1, T2 = "prt_1", "prt_2"
-
-
-def new_reply(*events: Event, parts: tuple[Part, ...] = ()) -> Reply:
-    reply = Reply(SESSION, PROMPT, parts)
-    apply(reply, *events)
-    return reply
-
-
-def apply(reply: Reply, *events: Event) -> list[ReplyChange]:
-    return [change for event in events for change in reply.apply(event)]
-
-
-def answering(*events: Event) -> Reply:
-    """A reply whose prompt was accepted and whose answer has begun."""
-    return new_reply(*prompted(), status(), answered(), step_start(), *events)
-
-
-def contents(reply: Reply) -> list[str]:
-    return [part.to_json()["content"] for part in reply.result()]
-
 
 # -- acceptance and rest -----------------------------------------------------------------------
 
@@ -419,8 +396,9 @@ def test_the_room_for_early_events_is_free_again_when_their_message_came() -> No
     for n in range(4):
         id_ = f"msg_{n}"
         early = [text(f"prt_{n}", message=id_), *[delta("x", f"prt_{n}", message=id_)] * 400]
-        apply(reply, *early, answered(id_), text(f"prt_{n}", "x" * 400, ended=True, message=id_))
-    assert contents(reply) == ["x" * 400] * 4
+        assert apply(reply, *early) == []
+        told = apply(reply, answered(id_))
+        assert told.count(PartDelta(n, "x")) == 400
 
 
 def test_nothing_is_kept_before_the_prompt_is_there() -> None:
@@ -469,6 +447,12 @@ def test_a_turn_may_be_compacted_twice() -> None:
     assert contents(reply) == ["Hi."]
 
 
+def test_a_compaction_told_twice_makes_no_second_copy() -> None:
+    reply = answering(*compacted(), compaction("msg_c1"), *prompted("msg_next", created=2000))
+    apply(reply, answered("msg_2", parent="msg_next"), text(T1, "No.", message="msg_2"))
+    assert reply.result() == ()
+
+
 def test_a_late_update_of_an_earlier_prompt_is_not_taken_for_the_copy() -> None:
     """An earlier turn's diff is added to its user message after that turn's end."""
     late = message(user_info("msg_before", created=500))
@@ -490,113 +474,3 @@ def test_a_compaction_before_our_prompt_is_not_ours() -> None:
     assert reply.result() == ()
     apply(reply, answered(), text(T2, "Yes."))
     assert contents(reply) == ["Yes."]
-
-
-# -- reconciliation with REST ------------------------------------------------------------------
-
-ONE, TWO, THREE = TextPart(T1, "One."), TextPart(T2, "Two."), TextPart("prt_3", "Three.")
-
-
-def test_what_rest_knows_beyond_the_stream_is_added() -> None:
-    reply = answering(text(T1), delta("On", T1))
-    changes = reply.reconcile((ONE, TWO), final=False)
-    assert changes == [PartDelta(0, "e."), PartAdded(1, TWO)]
-    assert reply.result() == (ONE, TWO)
-
-
-def test_reconciling_twice_tells_nothing_new() -> None:
-    for final in (False, True):
-        reply = answering()
-        assert reply.reconcile((ONE, TWO), final=final) == [PartAdded(0, ONE), PartAdded(1, TWO)]
-        assert reply.reconcile((ONE, TWO), final=final) == []
-
-
-def test_the_last_text_in_rest_is_unknown_while_it_is_empty() -> None:
-    reply = answering(text(T1), delta("Hel", T1))
-    assert reply.reconcile((TextPart(T1, ""),), final=False) == []
-    assert apply(reply, delta("lo", T1)) == [PartDelta(0, "lo")]
-    assert contents(reply) == ["Hello"]
-    assert apply(reply, step_start()) == [PartUpdated(0, TextPart(T1, ""))]
-
-
-def test_the_last_text_is_unknown_also_when_a_tool_call_stands_behind_it() -> None:
-    """A tool call may start before the text before it has ended."""
-    reply = answering(text(T1), delta("Calling.", T1))
-    tool = ToolPart(T2, "bash", "call_1", "running", {})
-    assert reply.reconcile((TextPart(T1, ""), tool), final=False) == [PartAdded(1, tool)]
-    assert reply.result() == (TextPart(T1, "Calling."), tool)
-
-
-def test_an_empty_text_with_another_behind_it_is_the_truth() -> None:
-    """The provider was asked again while the stream was down."""
-    reply = answering(text(T1), delta("These words", T1))
-    parts = (TextPart(T1, ""), TextPart(T2, ""))
-    assert reply.reconcile(parts, final=False) == [
-        PartUpdated(0, TextPart(T1, "")),
-        PartAdded(1, TextPart(T2, "")),
-    ]
-
-
-def test_a_part_that_rest_knew_first_goes_on_with_deltas() -> None:
-    reply = answering()
-    reply.reconcile((TextPart(T1, ""),), final=False)
-    assert apply(reply, delta("Hi", T1)) == [PartDelta(0, "Hi")]
-
-
-def test_a_rest_that_lags_behind_the_stream_takes_nothing_away() -> None:
-    reply = answering(text(T1, "One.", ended=True), text(T2), delta("Tw", T2))
-    for lagging in ((), (ONE,), (TextPart(T1, ""),)):
-        assert reply.reconcile(lagging, final=False) == []
-        assert contents(reply) == ["One.", "Tw"]
-    assert apply(reply, delta("o.", T2)) == [PartDelta(1, "o.")]
-
-
-def test_a_part_missing_in_the_middle_needs_a_snapshot() -> None:
-    reply = answering(text(T1, "One.", ended=True), text("prt_3"), delta("Thr", "prt_3"))
-    lagging = TextPart("prt_3", "")
-    assert reply.reconcile((ONE, TWO, lagging), final=False) is None
-    assert reply.result() == (ONE, TWO, TextPart("prt_3", "Thr"))
-    assert apply(reply, delta("ee.", "prt_3")) == [PartDelta(2, "ee.")]
-    assert reply.reconcile((ONE, TWO, THREE), final=True) == []
-
-
-def test_a_snapshot_keeps_no_text_of_a_failed_attempt() -> None:
-    reply = answering(text(T1), delta("Dead", T1), text("prt_3"), delta("Thr", "prt_3"))
-    parts = (TextPart(T1, ""), TWO, TextPart("prt_3", ""))
-    assert reply.reconcile(parts, final=False) is None
-    assert contents(reply) == ["", "Two.", "Thr"]
-
-
-def test_in_the_end_rest_is_the_truth_for_every_text() -> None:
-    reply = answering(text(T1), delta("Dead", T1), text(T2), delta("Tw", T2))
-    assert reply.reconcile((TextPart(T1, ""), TextPart(T2, "")), final=True) == [
-        PartUpdated(0, TextPart(T1, "")),
-        PartUpdated(1, TextPart(T2, "")),
-    ]
-    assert contents(reply) == ["", ""]
-
-
-def test_in_the_end_a_part_that_rest_lacks_is_gone() -> None:
-    reply = answering(text(T1, "One.", ended=True), text(T2, "Two.", ended=True))
-    assert reply.reconcile((ONE,), final=True) is None
-    assert reply.result() == (ONE,)
-
-
-def test_a_takeover_goes_on_from_the_stored_parts() -> None:
-    stored = (ONE, TextPart(T2, "Tw"))
-    reply = new_reply(parts=stored)
-    assert reply.result() == stored
-    assert reply.reconcile((ONE, TextPart(T2, "")), final=False) == []
-    reply.accept()
-    apply(reply, delta("o.", T2))
-    assert contents(reply) == ["One.", "Two."]
-    changes = apply(reply, text(T2, "Two.", ended=True), answered(completed=True), idle())
-    assert replayed(changes, stored) == reply.result() == (ONE, TWO)
-    assert reply.settled
-
-
-def test_a_takeover_withdraws_what_a_dead_attempt_left() -> None:
-    reply = new_reply(parts=(TextPart(T1, "Dead"),))
-    reply.reconcile((TextPart(T1, ""),), final=False)
-    reply.accept()
-    assert apply(reply, answered("msg_2")) == [PartUpdated(0, TextPart(T1, ""))]
