@@ -320,6 +320,41 @@ async def session_of(app: Host[Any, Any], row: Any) -> str:
     return session_id
 
 
+async def test_a_cursor_of_another_message_is_answered_with_a_snapshot(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with chat(database_url, opencode) as (_, client):
+        message = await post(client, "SCRIPT:hang Waiting.")
+        path = f"/agent/messages/{message['id']}/events"
+        async with listening(client, path, last_event_id=f"{UNKNOWN}.1.500") as events:
+            first = await anext(events)
+        await client.post(f"/agent/messages/{message['id']}/cancel")
+        await heard(client, message["id"])
+    assert first.event == "snapshot"
+
+
+@pytest.mark.parametrize("key", ["3000000000", "9" * 30, "%00", "-5", "0"])
+async def test_what_no_database_key_can_be_does_not_exist(
+    key: str, database_url: str, opencode: ScriptedServer
+) -> None:
+    async with chat(database_url, opencode, old=True) as (_, client):
+        for path in (f"conversations/{key}", f"messages/{key}", f"messages/{key}/events"):
+            assert (await client.get(f"/agent/{path}")).status_code == 404
+        assert (await client.get(f"/agent/conversations?before={key}")).status_code in (200, 404)
+
+
+async def test_a_title_and_a_cursor_that_no_database_takes_are_no_server_errors(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with chat(database_url, opencode) as (_, client):
+        created = await client.post("/agent/conversations", json={"title": "a\u0000b"})
+        assert created.json()["title"] == "a\ufffdb"
+        message = await post(client, "SCRIPT:text Done.")
+        await heard(client, message["id"])
+        (only,) = await heard(client, message["id"], after=f"{message['id']}.1.{'9' * 5000}")
+        assert only.event == "finished"
+
+
 async def test_a_repeated_idempotency_key_is_the_same_message(
     database_url: str, opencode: ScriptedServer
 ) -> None:

@@ -1,0 +1,209 @@
+"""Things that happen between two others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from sqlalchemy import ForeignKey, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+from opencode_async import (
+    ConversationMixin,
+    LeaseHeld,
+    Opencode,
+    OpencodeConnectionError,
+    Timings,
+    TurnResult,
+    TurnSettings,
+    UsageError,
+)
+from opencode_async.database import locked
+from opencode_async.database_time import database_time
+from opencode_async.errors import LeaseLost
+from opencode_async.testing import ScriptedServer
+from opencode_async.turns.lease import Lease
+from tests.support.hosts import engine_for, host
+
+
+async def nowhere(message: Any) -> None:
+    """A dispatch to a queue that nobody works on."""
+
+
+async def test_a_stop_between_claim_and_prompt_sends_no_prompt(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    agents: list[Opencode[Any, Any]] = []
+    keys: list[Any] = []
+
+    async def settings_for(conversation: Any) -> TurnSettings:
+        if keys:
+            await agents[0].turns.cancel(keys[0])
+        return TurnSettings()
+
+    async with host(database_url, opencode, settings_for=settings_for, dispatch=nowhere) as app:
+        conversation = await app.conversation()
+        agents.append(app.agent)
+        first = await app.agent.turns.start(conversation, "SCRIPT:text Makes the session.")
+        await app.agent.turns.run(first.id)
+        second = await app.agent.turns.start(conversation, "SCRIPT:text Unwanted.")
+        keys.append(second.id)
+        result = await app.agent.turns.run(second.id)
+    assert (result.status, result.content) == ("cancelled", "")
+    assert not any("Unwanted." in str(request.body) for request in opencode.model.requests)
+
+
+async def test_a_takeover_of_a_stopped_turn_sends_no_prompt(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with host(database_url, opencode, dispatch=nowhere) as app:
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text Too late.")
+        kind = app.agent.tables.message
+        async with app.sessions.begin() as db:
+            values = {"epoch": 1, "stop_requested": "cancelled"}
+            await db.execute(update(kind).where(kind.id == message.id).values(values))
+        result = await app.agent.turns.run(message.id)
+    assert result.status == "cancelled"
+    assert not any("Too late." in str(request.body) for request in opencode.model.requests)
+
+
+async def test_a_host_whose_worker_died_behind_the_commit_is_told_again(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    told: list[TurnResult] = []
+
+    async def on_turn_finished(result: TurnResult) -> None:
+        told.append(result)
+
+    async with host(database_url, opencode, on_turn_finished=on_turn_finished) as app:
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text Paid.")
+        result = await app.agent.turns.run(message.id)
+        kind = app.agent.tables.message
+        async with (
+            app.sessions.begin() as db
+        ):  # as a worker leaves it that dies before the callback
+            values = {"lease_owner": "dead", "lease_expires_at": database_time(-1)}
+            await db.execute(update(kind).where(kind.id == message.id).values(values))
+        assert await app.agent.turns.recover() == [message.id]
+        await app.agent.turns.stop(message.id, within=5)
+        row = await app.row(message.id)
+        assert await app.agent.turns.recover() == []
+    assert told == [result, result]
+    assert (row.lease_owner, row.lease_expires_at, row.epoch) == (None, None, 1)
+
+
+async def test_a_lost_turn_is_dispatched_once_however_many_workers_look_for_it(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with host(database_url, opencode, dispatch=nowhere) as app:
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text Lost.")
+        kind = app.agent.tables.message
+        async with app.sessions.begin() as db:
+            values = {"lease_owner": "dead", "lease_expires_at": database_time(-1)}
+            await db.execute(update(kind).where(kind.id == message.id).values(values))
+        found = await asyncio.gather(*(app.agent.turns.recover() for _ in range(5)))
+        assert sorted(map(len, found)) == [0, 0, 0, 0, 1]
+        result = await app.agent.turns.run(message.id)
+    assert result.content == "Lost."
+
+
+async def test_a_lease_that_was_taken_over_writes_nothing_more(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with host(database_url, opencode, dispatch=nowhere) as app:
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text Mine.")
+        kind, sessions = app.agent.tables.message, app.agent.sessions
+        old, _ = await Lease.claim(sessions, kind, message.id, 0.05)
+        with pytest.raises(LeaseHeld) as held:
+            await Lease.claim(sessions, kind, message.id, 3)
+        assert held.value.until is not None
+        while True:
+            try:
+                new, row = await Lease.claim(sessions, kind, message.id, 3)
+                break
+            except LeaseHeld:
+                continue
+        assert row.epoch == 2
+        for write in (old.renew(), old.store({"content": "stale"})):
+            with pytest.raises(LeaseLost):
+                await write
+        await old.release()
+        assert (await app.row(message.id)).lease_owner == new.owner
+        assert (await app.row(message.id)).content == ""
+
+
+async def test_turns_outlive_renewals_that_are_faster_than_they_are(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    timings = Timings(lease=0.3, snapshot=0.01, settle=0.5, look=3.0)
+    async with host(database_url, opencode, timings=timings) as app:
+        for n in range(5):
+            conversation = await app.conversation()
+            text = 'SCRIPT:slow {"n": 4, "delay": 0.05}' if n % 2 else "SCRIPT:bash"
+            message = await app.agent.turns.start(conversation, text)
+            result = await app.agent.turns.run(message.id)
+            assert result.status == "completed"
+            assert (await app.row(message.id)).epoch == 1
+    assert app.reports.errors == []
+
+
+async def test_a_row_that_is_done_is_not_prompted_again_with_another_text(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with host(database_url, opencode) as app, app.sessions() as db:
+        message = app.agent.tables.message(
+            conversation_id=await app.conversation(), role="assistant"
+        )
+        db.add(message)
+        await db.commit()
+        with pytest.raises(UsageError, match='status="pending"'):
+            await app.agent.turn(db, message, text="SCRIPT:text Never.")
+
+
+async def test_a_row_with_eager_relationships_can_be_locked(database_url: str) -> None:
+    class Other(DeclarativeBase):
+        pass
+
+    class Owner(Other):
+        __tablename__ = "owners"
+        id: Mapped[int] = mapped_column(primary_key=True)
+
+    class Talk(ConversationMixin, Other):
+        __tablename__ = "talks"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        owner_id: Mapped[int | None] = mapped_column(ForeignKey("owners.id"))
+        owner: Mapped[Owner | None] = relationship(lazy="joined")
+
+    engine = engine_for(database_url)
+    async with engine.begin() as connection:
+        await connection.run_sync(Other.metadata.create_all)
+    async with AsyncSession(engine) as db:
+        db.add(Talk(id=1))
+        await db.commit()
+        row = await locked(db, Talk, 1)
+    await engine.dispose()
+    assert row is not None
+
+
+async def test_rest_failing_for_a_moment_is_forgotten(
+    database_url: str, opencode: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timings = Timings(lease=3.0, reconnect=1.0, look=0.3, settle=0.3, snapshot=0.1)
+    async with host(database_url, opencode, timings=timings) as app:
+        exchange, failed = app.agent.client.exchange, asyncio.Event()
+
+        async def failing_once(session_id: str, prompt_id: str) -> Any:
+            if not failed.is_set():
+                failed.set()
+                raise OpencodeConnectionError("just now")
+            return await exchange(session_id, prompt_id)
+
+        monkeypatch.setattr(app.agent.client, "exchange", failing_once)
+        message = await app.agent.turns.start(
+            await app.conversation(), 'SCRIPT:bash {"command": "sleep 4"}'
+        )
+        result = await app.agent.turns.run(message.id)
+    assert failed.is_set()
+    assert (result.status, result.error) == ("completed", None)
