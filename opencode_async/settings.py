@@ -9,6 +9,12 @@ from opencode_async.models import ConversationMixin, ConversationT
 from opencode_async.protocol.permissions import PermissionRule
 
 
+def check_model(model: str | None) -> None:
+    """Raise ``ValueError`` unless it is ``provider/model``; a model's own name may hold slashes."""
+    if model is not None and not all(model.partition("/")):
+        raise ValueError(f"model is provider/model, not {model!r}")
+
+
 @dataclass(frozen=True)
 class TurnSettings:
     """How the agent is to answer in one conversation; everything unset is OpenCode's own default.
@@ -24,8 +30,7 @@ class TurnSettings:
     permissions: Sequence[PermissionRule] = ()
 
     def __post_init__(self) -> None:
-        if self.model is not None and not all(self.model.partition("/")):
-            raise ValueError(f"model is provider/model, not {self.model!r}")
+        check_model(self.model)
 
 
 SettingsFor = Callable[[ConversationT], Awaitable[TurnSettings]]

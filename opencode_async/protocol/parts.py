@@ -77,6 +77,7 @@ class ToolPart:
 
 
 Part = TextPart | ReasoningPart | ToolPart
+KINDS: Mapping[str, type[Part]] = {"text": TextPart, "reasoning": ReasoningPart, "tool": ToolPart}
 
 
 def part_from_wire(raw: Mapping[str, Any]) -> Part | None:
@@ -115,14 +116,9 @@ def _tool_from_wire(raw: Mapping[str, Any]) -> ToolPart:
 
 
 def part_from_json(stored: Mapping[str, Any]) -> Part:
-    """The part that ``to_json`` wrote."""
-    fields = dict(stored)
-    match fields.pop("type"):
-        case "text":
-            return TextPart(**fields)
-        case "reasoning":
-            return ReasoningPart(**fields)
-    return ToolPart(**fields)
+    """The part that ``to_json`` wrote; fields that a later version added are left out."""
+    kind = KINDS[stored["type"]]
+    return kind(**{name: stored[name] for name in kind.__slots__ if name in stored})
 
 
 def interrupted(part: Part) -> Part:

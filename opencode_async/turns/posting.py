@@ -17,6 +17,7 @@ from opencode_async.database_time import database_time
 from opencode_async.errors import ConversationBusy, ConversationNotFound, IdempotencyMismatch
 from opencode_async.models import PENDING, QUEUED, ConversationMixin, MessageT
 from opencode_async.protocol.wire import clean
+from opencode_async.settings import check_model
 from opencode_async.turns.prompt import prompt_columns
 
 
@@ -29,6 +30,9 @@ class Post:
     model: str | None = None
     idempotency_key: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_model(self.model)
 
     @property
     def request_hash(self) -> str:

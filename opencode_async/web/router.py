@@ -12,7 +12,6 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sse_starlette import EventSourceResponse
 
-from opencode_async.database import parsed_key
 from opencode_async.errors import ConversationNotFound, MessageNotFound
 from opencode_async.models import PENDING, QUEUED, TERMINAL, ConversationMixin
 from opencode_async.protocol.wire import clean
@@ -105,13 +104,13 @@ def build_router(
         query = Visible(tables, access).conversations()
         order = tuple_(conversations.created_at, conversations.id)
         if before is not None:
-            key = parsed_key(conversations, before)
-            last = select(conversations.created_at, conversations.id).where(
-                conversations.id == key, access.where
-            )
-            query = query.where(order < last.scalar_subquery())
+            last = Visible(tables, access).conversation(before)
+            place = last.with_only_columns(conversations.created_at, conversations.id)
+            query = query.where(order < place.scalar_subquery())
         query = query.order_by(conversations.created_at.desc(), conversations.id.desc())
         async with agent.sessions() as db:
+            if before is not None:
+                await found(db, access, before)
             rows = list((await db.scalars(query.limit(limit + 1))).all())
             items = await shown(db, rows[:limit])
         following = items[-1]["id"] if len(rows) > limit else None
@@ -139,11 +138,10 @@ def build_router(
             row = await found(db, access, cid)
             query = select(messages).where(messages.conversation_id == row.id)
             if before is not None:
-                key = parsed_key(messages, before)
-                last = select(messages.position).where(
-                    messages.id == key, messages.conversation_id == row.id
-                )
-                query = query.where(messages.position < last.scalar_subquery())
+                last = await db.scalar(Visible(tables, access).message(before))
+                if last is None or last.conversation_id != row.id:
+                    raise MessageNotFound(before)
+                query = query.where(messages.position < last.position)
             query = query.order_by(messages.position.desc().nulls_last()).limit(limit)
             rows = (await db.scalars(query)).all()
             (shape,) = await shown(db, [row])

@@ -340,7 +340,7 @@ async def test_what_no_database_key_can_be_does_not_exist(
     async with chat(database_url, opencode, old=True) as (_, client):
         for path in (f"conversations/{key}", f"messages/{key}", f"messages/{key}/events"):
             assert (await client.get(f"/agent/{path}")).status_code == 404
-        assert (await client.get(f"/agent/conversations?before={key}")).status_code in (200, 404)
+        assert (await client.get(f"/agent/conversations?before={key}")).status_code == 404
 
 
 async def test_a_title_and_a_cursor_that_no_database_takes_are_no_server_errors(
@@ -396,6 +396,8 @@ async def test_lists_are_paged(database_url: str, opencode: ScriptedServer) -> N
         assert [m["content"] for m in newest] == ["Turn 0", "SCRIPT:text Turn 1", "Turn 1"]
         older = f"/agent/conversations/{cid}?limit=3&before={newest[0]['id']}"
         (oldest,) = (await client.get(older)).json()["messages"]
+        unknown = await client.get(f"/agent/conversations/{made[1]}?before={newest[0]['id']}")
+        assert unknown.status_code == 404
         assert oldest["content"] == "SCRIPT:text Turn 0"
 
 
