@@ -25,8 +25,8 @@ async def happens(event: asyncio.Event, *, within: float) -> bool:
         async with asyncio.timeout(within):
             await event.wait()
     except TimeoutError:
-        return False
-    return True
+        pass
+    return event.is_set()  # it may have come in the very moment that the time was up
 
 
 class SnapshotWriter:
@@ -73,7 +73,7 @@ class SnapshotWriter:
     async def run(self) -> None:
         """Write until the end, also after a failing write. Raises ``LeaseLost``."""
         size = 0
-        while True:
+        while not self._ended.is_set():
             await self._changed.wait()
             if await happens(self._ended, within=self._interval * (1 + size / PER_PAUSE)):
                 return
