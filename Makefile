@@ -7,7 +7,7 @@ PIP = .venv/bin/pip --quiet --disable-pip-version-check
 .PHONY: help demo test check format lock .node
 
 help:
-	@echo "make demo     a chat in the browser, on http://localhost:$(PORT) (PORT=8000)"
+	@echo "make demo     a chat in the browser, on http://127.0.0.1:$(PORT) (PORT=8000)"
 	@echo "make test     all tests; ARGS='-k name' for some, STRICT=1 to let none be skipped"
 	@echo "make check    formatting, lint and types, as CI checks them"
 	@echo "make format   format, and repair what the linter can"

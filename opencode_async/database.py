@@ -76,6 +76,14 @@ def key_of(row: LibraryRow) -> Any:
     return state.identity[0]
 
 
+def as_key(kind: type[LibraryRow], key: Any) -> Any:
+    """The key as the column has it, also from its string, as job queues and URLs carry it.
+
+    What cannot be a key comes back as ``None``, which no row has.
+    """
+    return parsed_key(kind, key) if isinstance(key, str) else key
+
+
 def key_type(kind: type[LibraryRow]) -> type[Any] | None:
     """The Python type of the class's keys; ``None`` if the column's type does not tell."""
     column = sa_inspect(kind).columns["id"].type

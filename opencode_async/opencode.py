@@ -15,7 +15,7 @@ from opencode_async.brokers.broker import EventBroker
 from opencode_async.brokers.memory import MemoryBroker
 from opencode_async.client.client import OpencodeClient
 from opencode_async.client.server import Server
-from opencode_async.database import Sessions, key_of, release, sessions_of
+from opencode_async.database import Sessions, as_key, key_of, release, sessions_of
 from opencode_async.errors import ConversationNotFound, NotRunning
 from opencode_async.models import ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
@@ -37,11 +37,19 @@ class Opencode(Generic[ConversationT, MessageT]):
     """An OpenCode agent behind a host's app and tables.
 
     ``server`` is a URL or a ``Server``; ``sessionmaker`` makes the host's database sessions;
-    ``name`` tells several of them in one app apart. ``settings_for`` decides how the agent answers
-    in a conversation, ``dispatch`` hands a pending turn to a job queue (default: a task of this
-    process), ``observer_factory`` makes one observer per turn, ``on_turn_finished`` is awaited
-    after the commit of each, at least once, and ``error_reporter`` hears of every error that is
-    gone on after. Raises ``SchemaError`` from ``Tables``.
+    ``name`` tells several agents in one app apart. All else is optional:
+
+    * ``settings_for``: ``async (conversation) -> TurnSettings``, asked once for every turn (and for
+      its ``permissions`` when the session is created), by whichever worker runs it;
+    * ``dispatch``: ``async (message) -> None``, hands a pending turn to a job queue, whose job
+    calls
+      ``turns.run(message.id)``; without it a task of this process runs the turn;
+    * ``observer_factory``: ``(message) -> ReplyObserver``, one per turn;
+    * ``on_turn_finished``: ``async (result) -> None``, behind the commit, at least once;
+    * ``error_reporter``: see ``ErrorReporter``;
+    * ``broker``: an ``EventBroker``, which says how far followers hear a turn live (default: within
+      this process; elsewhere they read the row);
+    * ``timings``: see ``Timings``.
     """
 
     def __init__(
@@ -171,7 +179,8 @@ class Opencode(Generic[ConversationT, MessageT]):
         Resumes from the request's ``Last-Event-ID`` or ``?after=``. Raises a 404 ``HTTPException``
         for an unknown message.
         """
-        return await turn_response(self.turns.following, message_id, request, self.timings)
+        key = as_key(self.tables.message, message_id)
+        return await turn_response(self.turns.following, key, request, self.timings)
 
     async def erase(self, conversation_id: Any) -> None:
         """Erase a conversation: stop its turn, delete its rows, then its OpenCode session.
@@ -179,9 +188,8 @@ class Opencode(Generic[ConversationT, MessageT]):
         What OpenCode does not do is reported, not raised: the rows are gone either way. Raises
         ``ConversationNotFound``.
         """
-        await erase(
-            self.turns, self.client, self.sessions, self.tables, conversation_id, self.timings
-        )
+        key = as_key(self.tables.conversation, conversation_id)
+        await erase(self.turns, self.client, self.sessions, self.tables, key, self.timings)
 
     async def _make_turn(
         self, db: AsyncSession, message: MessageT, text: str | None = None

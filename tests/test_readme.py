@@ -42,15 +42,13 @@ async def execute(code: str, names: dict[str, Any]) -> None:
 
 
 def test_every_python_block_is_known_here() -> None:
-    assert set(BLOCKS) == {"quickstart", "turn", "turns", "errors"}
+    assert set(BLOCKS) == {"quickstart", "turn", "turns", "settings", "testing", "errors"}
     assert README.count("```python") == len(BLOCKS)
 
 
 async def test_the_quickstart_answers(database_url: str, opencode: ScriptedServer) -> None:
     names = quickstart(database_url, opencode)
     app: FastAPI = names["app"]
-    async with names["engine"].begin() as connection:
-        await connection.run_sync(names["Base"].metadata.create_all)
     async with serving(app) as client:
         cid = (await client.post("/agent/conversations")).json()["id"]
         path = f"/agent/conversations/{cid}/events"
@@ -65,7 +63,11 @@ async def test_the_quickstart_answers(database_url: str, opencode: ScriptedServe
 
 
 async def test_the_blocks_for_python_run_in_turn(
-    database_url: str, opencode: ScriptedServer, capsys: Any
+    database_url: str,
+    opencode: ScriptedServer,
+    opencode_binary: Path,
+    tmp_path: Path,
+    capsys: Any,
 ) -> None:
     names = quickstart(database_url, opencode)
     async with names["engine"].begin() as connection:
@@ -75,7 +77,7 @@ async def test_the_blocks_for_python_run_in_turn(
         db.add(conversation)
         await db.commit()
         await db.refresh(conversation)
-        names |= {"db": db, "conversation": conversation}
+        names |= {"db": db, "conversation": conversation, "conversation_id": conversation.id}
         await execute(BLOCKS["turn"], names)
         assert names["result"].status == "completed"
         await db.refresh(conversation)
@@ -84,5 +86,13 @@ async def test_the_blocks_for_python_run_in_turn(
         message: MessageMixin = names["message"]
         names["message"] = await db.get_one(type(message), message.id)
         await execute(BLOCKS["errors"], names)
+        names |= {"tmp_path": tmp_path, "binary": opencode_binary}
+        another = names["Conversation"](user_id=1)  # the other's session is on another server
+        db.add(another)
+        await db.commit()
+        await execute(BLOCKS["testing"], names | {"conversation": another})
+        await execute(BLOCKS["settings"], names)
+        settings = await names["settings_for"](conversation)
+        assert settings.system == "You work for user 1."
     await names["engine"].dispose()
     assert "You said: And now the tests." in capsys.readouterr().out

@@ -21,6 +21,7 @@ from opencode_async import Access, ConversationMixin, MessageMixin, Opencode, Se
 
 PAGE = Path(__file__).with_name("index.html")
 SQLITE = Path(".demo/chat.db")
+YEAR = 365 * 24 * 3600
 
 
 class Base(DeclarativeBase):
@@ -72,7 +73,9 @@ def create_app(
     async def page(visitor: Annotated[str | None, Cookie()] = None) -> FileResponse:
         response = FileResponse(PAGE)
         if visitor is None:
-            response.set_cookie("visitor", secrets.token_urlsafe(), httponly=True, samesite="lax")
+            response.set_cookie(
+                "visitor", secrets.token_urlsafe(), max_age=YEAR, httponly=True, samesite="lax"
+            )
         return response
 
     @app.get("/suggestions", include_in_schema=False)

@@ -60,7 +60,8 @@ async def main() -> None:
             banner = (
                 f"Chat and an OpenCode server of its own ({server.url}) on {here}\n"
                 f"The model is a scripted stand-in. Try: {', '.join(SUGGESTIONS)}\n"
-                "Your own model: opencode auth login; OPENCODE_SERVER_PASSWORD=… opencode serve; "
+                "Your own model: npm install -g opencode-ai; opencode auth login; "
+                "OPENCODE_SERVER_PASSWORD=… opencode serve; "
                 "OPENCODE_BASE_URL=http://127.0.0.1:4096 OPENCODE_SERVER_PASSWORD=… make demo"
             )
             await Demo(server, banner, SUGGESTIONS).serve([listening])

@@ -78,7 +78,8 @@ class HttpConnection:
         except httpx.TimeoutException as error:
             raise OpencodeTimeoutError(f"{method} {path}: no answer in time") from error
         except httpx.HTTPError as error:
-            raise OpencodeConnectionError(f"{method} {path}: {_reason(error)}") from error
+            where = f"{method} {self._rest.base_url.join(path)}"
+            raise OpencodeConnectionError(f"{where}: {_reason(error)}") from error
         if not response.is_success:
             raise error_from(response)
         return response
@@ -146,7 +147,7 @@ def error_from(response: httpx.Response) -> ServerError:
     match response.status_code:
         case 401:
             kind: type[ServerError] = AuthenticationError
-            message = message or "wrong or missing password"
+            name, message = "Unauthorized", message or "wrong or missing password"
         case 400:
             kind = BadRequestError
         case 404 if message.startswith("Session not found"):

@@ -22,7 +22,10 @@ class Server:
     directory: str | Path | None = None
 
     def __post_init__(self) -> None:
-        if urlsplit(self.url).username is not None:
+        parts = urlsplit(self.url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"a server's URL is http://host:port, not {self.url!r}")
+        if parts.username is not None:
             raise ValueError("credentials in the URL end up in logs: give username= and password=")
 
     @classmethod

@@ -7,6 +7,7 @@ that an event, a gap or a silence was the reason for.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -77,7 +78,7 @@ class Answer:
         self._report = report
         self._timings = timings
         self._now = asyncio.get_running_loop().time
-        self._posted = self._now()
+        self._posted = -math.inf  # long ago, if it was in an earlier life
         # What gives no answer ("stream", "rest"), since when, and what it said.
         self._outages: dict[str, tuple[float, OpencodeError]] = {}
         self._refused_since: float | None = None

@@ -256,7 +256,9 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
     async def _become(self, reply: Reply, exchange: Exchange) -> None:
         """Make the reply what REST says, and tell followers the difference."""
         parts = exchange.final_parts
-        await self._publish(reply.reconcile(parts, final=True))
+        # Of an answer that was never completed REST may lack the last words, which people have
+        # read.
+        await self._publish(reply.reconcile(parts, final=exchange.complete))
         todos = todos_of(parts)
         if todos is not None and todos != reply.todos:
             reply.todos = todos

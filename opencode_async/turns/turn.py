@@ -76,6 +76,9 @@ class Turn(Generic[ConversationT, MessageT]):
         await release(self._db)
         seconds = self._wiring.timings.lease
         lease, row = await Lease.claim(self._sessions, self._kind, self._key, seconds)
+        if row.role != "assistant":
+            await self._give_up(lease)
+            raise UsageError('a turn is of an assistant row: make it with role="assistant"')
         if row.status in TERMINAL and self._text is not None and row.prompt_id is None:
             raise UsageError('this row is done: make it with status="pending" to have it run')
         try:

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session as SyncSession
 from sqlalchemy.orm import SessionTransaction
 
 from opencode_async.brokers.broker import EventBroker, conversation_topic
-from opencode_async.database import Sessions
+from opencode_async.database import Sessions, as_key
 from opencode_async.database_time import database_time
 from opencode_async.errors import MessageNotFound
 from opencode_async.models import PENDING, QUEUED, TERMINAL, ConversationT, MessageT
@@ -81,6 +81,7 @@ class Turns(Generic[ConversationT, MessageT]):
         commits. A repeated ``idempotency_key`` gives the row of the first call. Raises
         ``ConversationNotFound``, ``ConversationBusy`` and ``IdempotencyMismatch``.
         """
+        conversation_id = as_key(self._conversation, conversation_id)
         post = Post(text, agent, model, idempotency_key, values or {})
         kinds = self._conversation, self._message
         if db is not None:
@@ -104,6 +105,7 @@ class Turns(Generic[ConversationT, MessageT]):
 
         Raises ``MessageNotFound``.
         """
+        message_id = as_key(self._message, message_id)
         cursor = Cursor.parse(after) if after else None
         if await self.following.place_of(message_id) is None:
             raise MessageNotFound(message_id)
@@ -126,6 +128,7 @@ class Turns(Generic[ConversationT, MessageT]):
         ``MessageNotFound``.
         """
         kind = self._message
+        message_id = as_key(kind, message_id)
         async with self._sessions.begin() as db:
             await db.execute(
                 update(kind)
@@ -134,7 +137,7 @@ class Turns(Generic[ConversationT, MessageT]):
                 .values({"stop_requested": "cancelled"})
                 .execution_options(synchronize_session=False)
             )
-            row = await db.get(kind, message_id)
+            row = await db.get(kind, message_id) if message_id is not None else None
         if row is None:
             raise MessageNotFound(message_id)
         self._runner.stop(message_id)
@@ -157,6 +160,7 @@ class Turns(Generic[ConversationT, MessageT]):
         another worker runs raises ``LeaseHeld``. Raises ``MessageNotFound``. Cancelling it gives
         the turn up, if it was this call that ran it.
         """
+        message_id = as_key(self._message, message_id)
         await self._runner.join(message_id)
         return await self._execute(message_id)
 
@@ -247,7 +251,7 @@ class Turns(Generic[ConversationT, MessageT]):
 
     async def _execute(self, key: Any) -> TurnResult:
         async with self._sessions() as db:
-            message = await db.get(self._message, key)
+            message = await db.get(self._message, key) if key is not None else None
             if message is None:
                 raise MessageNotFound(key)
             if message.status in TERMINAL and message.lease_expires_at is None:

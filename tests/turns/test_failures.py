@@ -11,9 +11,12 @@ from sqlalchemy import update
 
 from opencode_async import (
     AuthenticationError,
+    ConversationNotFound,
     LeaseHeld,
+    MessageNotFound,
     OpencodeConnectionError,
     Server,
+    Timings,
     TurnFailed,
     TurnSettings,
 )
@@ -104,6 +107,49 @@ async def test_a_server_stopped_in_mid_turn_ends_the_turn_with_its_partial_text(
     assert (row.status, row.error_code) == ("error", "unreachable")
     assert row.content == result.content == "Half of it."
     assert any(isinstance(error, OpencodeConnectionError) for error in app.reports.errors)
+
+
+async def test_a_server_that_restarts_in_mid_text_leaves_the_words_that_were_read(
+    database_url: str, opencode_binary: Path, tmp_path: Path
+) -> None:
+    timings = Timings(lease=9.0, reconnect=30.0, look=3.0, settle=0.5, snapshot=0.1)
+    async with (
+        scripted_server(tmp_path, binary=opencode_binary) as server,
+        host(database_url, server, timings=timings) as app,
+    ):
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:hang Half of it.")
+        async with app.agent.turns.follow(message.id) as changes:
+            heard = []
+            async for change in changes:
+                heard.append(change)
+                if change.event == "part.delta":
+                    server.process.kill()
+                    await server.process.restart()
+        row = await app.row(message.id)
+    assert (row.status, row.error_code) == ("error", "interrupted")
+    assert row.content == "Half of it."
+    assert_replay_is(heard, message_json(row))
+
+
+async def test_keys_may_be_strings_as_a_job_queue_has_them(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async def nowhere(message: Any) -> None: ...
+
+    async with host(database_url, opencode, dispatch=nowhere) as app:
+        conversation = await app.conversation()
+        message = await app.agent.turns.start(str(conversation), "SCRIPT:text Hi.")
+        result = await app.agent.turns.run(str(message.id))
+        async with app.agent.turns.follow(str(message.id)) as changes:
+            assert [change.event async for change in changes] == ["finished"]
+        assert (await app.agent.turns.cancel(str(message.id))).status == "completed"
+        await app.agent.erase(str(conversation))
+        for key in ("nonsense", str(message.id)):
+            with pytest.raises(MessageNotFound):
+                await app.agent.turns.run(key)
+        with pytest.raises(ConversationNotFound):
+            await app.agent.turns.start("nonsense", "Hi.")
+    assert result.content == "Hi."
 
 
 async def test_a_hook_of_the_host_that_fails_shows_nothing_of_its_error(

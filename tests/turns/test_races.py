@@ -162,6 +162,19 @@ async def test_a_row_that_is_done_is_not_prompted_again_with_another_text(
             await app.agent.turn(db, message, text="SCRIPT:text Never.")
 
 
+async def test_a_turn_of_a_persons_row_is_refused(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with host(database_url, opencode) as app, app.sessions() as db:
+        message = app.agent.tables.message(
+            conversation_id=await app.conversation(), status="pending"
+        )
+        db.add(message)
+        await db.commit()
+        with pytest.raises(UsageError, match='role="assistant"'):
+            await app.agent.turn(db, message, text="SCRIPT:text Never.")
+
+
 async def test_a_row_with_eager_relationships_can_be_locked(database_url: str) -> None:
     class Other(DeclarativeBase):
         pass
