@@ -34,7 +34,7 @@ def conversation_topic(name: str, conversation_id: object) -> str:
 
 
 class CursorExpired(Exception):
-    """The log no longer (or not yet) holds what comes after that cursor: the row does."""
+    """The log does not hold, or no longer, what comes after that cursor: the row does."""
 
 
 class Feed(Protocol):

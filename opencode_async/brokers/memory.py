@@ -56,7 +56,9 @@ class MemoryFeed:
 
     def _next(self) -> list[Frame]:
         frames = self._log.frames
-        if not frames or frames[-1].seq <= self._after:
+        if frames and frames[-1].seq < self._after:
+            raise CursorExpired  # nobody was ever sent that
+        if not frames or frames[-1].seq == self._after:
             return []
         missed = frames[0].seq - self._after - 1
         if missed > 0:

@@ -85,9 +85,14 @@ class Following(Generic[ConversationT, MessageT]):
                 self._broker.follow(topic, at.epoch, at.seq) as feed,
                 aclosing(self._frames(key, feed, at)) as batches,
             ):
-                async for frames in batches:
-                    yield frames
-                    at = Cursor(message_id, at.epoch, frames[-1].seq)
+                try:
+                    async for frames in batches:
+                        yield frames
+                        at = Cursor(message_id, at.epoch, frames[-1].seq)
+                except CursorExpired:
+                    if not await self._moved(key, at):  # the row will be, in a moment
+                        await asyncio.sleep(self._timings.poll)
+                    at = None
 
     async def conversation(self, conversation_id: Any, after: Cursor | None, first: int) -> Batches:
         """The frames of every turn of a conversation, one after the other, until it is erased.
@@ -156,10 +161,6 @@ class Following(Generic[ConversationT, MessageT]):
             try:
                 async with asyncio.timeout(PATIENCE if feed.live else self._timings.poll):
                     frames = await feed.batch()
-            except CursorExpired:
-                if not await self._moved(key, at):  # the row will be, in a moment
-                    await asyncio.sleep(self._timings.poll)
-                return
             except TimeoutError:
                 if await self._moved(key, at):
                     return
