@@ -24,8 +24,7 @@ RowT = TypeVar("RowT", bound=LibraryRow)
 
 
 async def locked(db: AsyncSession, kind: type[RowT], key: object) -> RowT | None:
-    """The row as it is now, locked until the transaction ends; it must be the first statement in
-    it.
+    """The row as it is now, locked until the transaction ends; to be its first statement.
 
     SQLite ignores ``FOR UPDATE``; there an update that changes nothing takes the write lock.
     """

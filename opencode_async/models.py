@@ -25,6 +25,7 @@ from sqlalchemy.orm import Mapped, Mapper, mapped_column
 from opencode_async.database_time import database_time
 
 PENDING, QUEUED = "pending", "queued"
+LIVE = (PENDING, QUEUED)  # of these a conversation is busy
 TERMINAL = frozenset({"completed", "cancelled", "error"})
 
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")

@@ -9,7 +9,7 @@ from sqlalchemy import delete, select
 from opencode_async.client.client import OpencodeClient
 from opencode_async.database import Sessions, locked
 from opencode_async.errors import ConversationNotFound, OpencodeError
-from opencode_async.models import PENDING, QUEUED, ConversationT, MessageT
+from opencode_async.models import LIVE, ConversationT, MessageT
 from opencode_async.settings import Timings
 from opencode_async.tables import Tables
 from opencode_async.turns.turns import Turns
@@ -29,7 +29,7 @@ async def erase(
         live = await db.scalars(
             select(messages.id).where(
                 messages.conversation_id == conversation_id,
-                messages.status.in_((PENDING, QUEUED)),
+                messages.status.in_(LIVE),
             )
         )
         keys = live.all()

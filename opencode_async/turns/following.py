@@ -25,7 +25,7 @@ from opencode_async.brokers.broker import (
     turn_topic,
 )
 from opencode_async.database import Sessions, parsed_key
-from opencode_async.models import PENDING, QUEUED, TERMINAL, ConversationT, MessageT
+from opencode_async.models import LIVE, TERMINAL, ConversationT, MessageT
 from opencode_async.protocol.changes import Finished, MessageAdded, Snapshot
 from opencode_async.settings import Timings
 from opencode_async.tables import Tables
@@ -150,7 +150,7 @@ class Following(Generic[ConversationT, MessageT]):
                 query = select(kind.position).where(mine, kind.id == key)
                 if (position := await db.scalar(query)) is not None:
                     return position - 1
-            live = select(func.min(kind.position)).where(mine, kind.status.in_((PENDING, QUEUED)))
+            live = select(func.min(kind.position)).where(mine, kind.status.in_(LIVE))
             if (oldest := await db.scalar(live)) is not None:
                 return oldest - 1
             return await db.scalar(select(func.max(kind.position)).where(mine)) or 0

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from opencode_async.database import locked
 from opencode_async.database_time import database_time
 from opencode_async.errors import ConversationBusy, ConversationNotFound, IdempotencyMismatch
-from opencode_async.models import PENDING, QUEUED, ConversationMixin, MessageT
+from opencode_async.models import LIVE, PENDING, ConversationMixin, MessageT
 from opencode_async.protocol.wire import clean
 from opencode_async.settings import check_model
 from opencode_async.turns.prompt import prompt_columns
@@ -132,6 +132,6 @@ def _busy(messages: type[MessageT], conversation_id: Any) -> Select[Any]:
     return (
         select(messages.id)
         .where(messages.conversation_id == conversation_id)
-        .where(messages.status.in_((PENDING, QUEUED)))
+        .where(messages.status.in_(LIVE))
         .limit(1)
     )

@@ -76,12 +76,8 @@ class Turn(Generic[ConversationT, MessageT]):
         await release(self._db)
         seconds = self._wiring.timings.lease
         lease, row = await Lease.claim(self._sessions, self._kind, self._key, seconds)
-        if row.role != "assistant":
-            await self._give_up(lease)
-            raise UsageError('a turn is of an assistant row: make it with role="assistant"')
-        if row.status in TERMINAL and self._text is not None and row.prompt_id is None:
-            raise UsageError('this row is done: make it with status="pending" to have it run')
         try:
+            self._check(row)
             if row.status not in TERMINAL:
                 row = await self._claimed_by(lease, await self._adopted(row)).run()
             elif row.lease_expires_at is not None and await lease.claim_unheard():
@@ -90,6 +86,13 @@ class Turn(Generic[ConversationT, MessageT]):
             await self._give_up(lease)
         await self._db.refresh(self._message)
         return TurnResult.of(row)
+
+    def _check(self, row: MessageT) -> None:
+        """Raise ``UsageError`` for a row that the host did not make as a turn."""
+        if row.role != "assistant":
+            raise UsageError('a turn is of an assistant row: make it with role="assistant"')
+        if row.status in TERMINAL and self._text is not None and row.prompt_id is None:
+            raise UsageError('this row is done: make it with status="pending" to have it run')
 
     def _claimed_by(
         self, lease: Lease[MessageT], row: MessageT

@@ -16,7 +16,7 @@ from opencode_async.brokers.broker import EventBroker, conversation_topic
 from opencode_async.database import Sessions, as_key
 from opencode_async.database_time import database_time
 from opencode_async.errors import MessageNotFound
-from opencode_async.models import PENDING, QUEUED, TERMINAL, ConversationT, MessageT
+from opencode_async.models import LIVE, PENDING, TERMINAL, ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.changes import Change
 from opencode_async.settings import Timings
@@ -133,7 +133,7 @@ class Turns(Generic[ConversationT, MessageT]):
             await db.execute(
                 update(kind)
                 .where(kind.id == message_id, kind.stop_requested.is_(None))
-                .where(kind.status.in_((PENDING, QUEUED)))
+                .where(kind.status.in_(LIVE))
                 .values({"stop_requested": "cancelled"})
                 .execution_options(synchronize_session=False)
             )

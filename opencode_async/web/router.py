@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sse_starlette import EventSourceResponse
 
 from opencode_async.errors import ConversationNotFound, MessageNotFound
-from opencode_async.models import PENDING, QUEUED, TERMINAL, ConversationMixin
+from opencode_async.models import LIVE, TERMINAL, ConversationMixin
 from opencode_async.protocol.wire import clean
 from opencode_async.turns.message import isoformat, message_json
 from opencode_async.web.access import Access, AccessDependency, Visible
@@ -91,7 +91,7 @@ def build_router(
     async def shown(db: AsyncSession, rows: list[Any]) -> list[dict[str, Any]]:
         query = select(messages.conversation_id).where(
             messages.conversation_id.in_([row.id for row in rows]),
-            messages.status.in_((PENDING, QUEUED)),
+            messages.status.in_(LIVE),
         )
         busy = set((await db.scalars(query)).all())
         return [conversation_json(row, busy=row.id in busy) for row in rows]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text, event
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text, event, update
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from opencode_async import ConversationMixin, MessageMixin, Opencode, Server, Tables, Timings
+from opencode_async.database_time import database_time
 from opencode_async.models import ConversationT, MessageT
 from opencode_async.observability.error_reporter import Severity
 
@@ -74,6 +75,10 @@ class Reports:
         self.errors.append(error)
 
 
+async def nowhere(message: Any) -> None:
+    """A dispatch to a queue that nobody works on."""
+
+
 @dataclass
 class Host(Generic[ConversationT, MessageT]):
     """An app's database and its agent, running."""
@@ -97,6 +102,20 @@ class Host(Generic[ConversationT, MessageT]):
         """A message as it is stored."""
         async with self.sessions() as db:
             return await db.get_one(self.agent.tables.message, key)
+
+    async def session_id(self, row: MessageT) -> str:
+        """The OpenCode session of a message's conversation."""
+        async with self.sessions() as db:
+            conversation = await db.get_one(self.agent.tables.conversation, row.conversation_id)
+        assert conversation.opencode_session_id is not None
+        return conversation.opencode_session_id
+
+    async def lose_worker(self, key: object, seconds: float) -> None:
+        """Leave the row as a killed worker does, its lease running out in so many seconds."""
+        kind = self.agent.tables.message
+        values = {"lease_owner": "dead", "lease_expires_at": database_time(seconds)}
+        async with self.sessions.begin() as db:
+            await db.execute(update(kind).where(kind.id == key).values(values))
 
     def checked_out(self) -> int:
         """How many of the pool's connections are in use."""

@@ -57,8 +57,7 @@ async def test_a_turn_ends_as_rest_says(
         row, changes = await run(app, conversation, script)
         answers = await rest_of(app, row)
         children = await children_of(app, row)
-        session_id = (await session_ids(app, row))[0]
-        path = f"/session/{session_id}/message"
+        path = f"/session/{await app.session_id(row)}/message"
         everything = (await app.agent.client.http.request("GET", path)).json()
     assert (row.status, row.finish, row.error_code) == ENDINGS[script]
     if script == "SCRIPT:overflow":  # the answer is to OpenCode's own copy of the prompt
@@ -82,12 +81,6 @@ async def test_a_turn_ends_as_rest_says(
 
 
 KINDS = ("text", "reasoning", "tool")
-
-
-async def session_ids(app: Host[Any, Any], row: Any) -> list[str]:
-    async with app.sessions() as db:
-        conversation = await db.get_one(app.agent.tables.conversation, row.conversation_id)
-    return [conversation.opencode_session_id]
 
 
 async def test_apply_patch_is_a_tool_like_any_other(

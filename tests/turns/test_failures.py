@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
 
 from opencode_async import (
     AuthenticationError,
@@ -21,10 +20,9 @@ from opencode_async import (
     TurnSettings,
 )
 from opencode_async.client.local_server import free_port
-from opencode_async.database_time import database_time
 from opencode_async.testing import ScriptedServer, scripted_server
 from opencode_async.turns.message import message_json
-from tests.support.hosts import host
+from tests.support.hosts import host, nowhere
 from tests.support.replay import assert_replay_is
 
 
@@ -134,8 +132,6 @@ async def test_a_server_that_restarts_in_mid_text_leaves_the_words_that_were_rea
 async def test_keys_may_be_strings_as_a_job_queue_has_them(
     database_url: str, opencode: ScriptedServer
 ) -> None:
-    async def nowhere(message: Any) -> None: ...
-
     async with host(database_url, opencode, dispatch=nowhere) as app:
         conversation = await app.conversation()
         message = await app.agent.turns.start(str(conversation), "SCRIPT:text Hi.")
@@ -186,8 +182,6 @@ async def test_cancel_aborts_and_keeps_the_partial_text(
 async def test_cancel_before_the_turn_began_posts_nothing(
     database_url: str, opencode: ScriptedServer
 ) -> None:
-    async def nowhere(message: Any) -> None: ...
-
     async with host(database_url, opencode, dispatch=nowhere) as app:
         message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text Never.")
         await app.agent.turns.cancel(message.id)
@@ -199,8 +193,6 @@ async def test_cancel_before_the_turn_began_posts_nothing(
 async def test_a_turn_whose_worker_died_is_taken_over_without_prompting_again(
     database_url: str, opencode: ScriptedServer
 ) -> None:
-    async def nowhere(message: Any) -> None: ...
-
     async with host(database_url, opencode, dispatch=nowhere) as dead:
         message = await dead.agent.turns.start(
             await dead.conversation(), 'SCRIPT:slow {"n": 6, "delay": 0.3}'
@@ -212,20 +204,14 @@ async def test_a_turn_whose_worker_died_is_taken_over_without_prompting_again(
                     break
         running.cancel()
         await asyncio.wait([running])
-        kind = dead.agent.tables.message
-        async with dead.sessions.begin() as db:  # as a killed worker leaves it
-            values = {"lease_owner": "dead", "lease_expires_at": database_time(0.5)}
-            await db.execute(update(kind).where(kind.id == message.id).values(values))
+        await dead.lose_worker(message.id, 0.5)
         with pytest.raises(LeaseHeld):
             await dead.agent.turns.run(message.id)
     async with host(database_url, opencode) as app:
         async with app.agent.turns.follow(message.id) as changes:
             heard = [change async for change in changes]
         row = await app.row(message.id)
-        conversation = app.agent.tables.conversation
-        async with app.sessions() as db:
-            session_id = (await db.get_one(conversation, row.conversation_id)).opencode_session_id
-        upstream = await app.agent.client.messages(session_id)
+        upstream = await app.agent.client.messages(await app.session_id(row))
     assert row.content == "".join(f"tick{i} " for i in range(6))
     assert (row.status, row.epoch) == ("completed", 2)
     assert [m.info.id for m in upstream.messages if m.info.role == "user"] == [row.prompt_id]

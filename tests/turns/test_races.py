@@ -21,15 +21,10 @@ from opencode_async import (
     UsageError,
 )
 from opencode_async.database import locked
-from opencode_async.database_time import database_time
 from opencode_async.errors import LeaseLost
 from opencode_async.testing import ScriptedServer
 from opencode_async.turns.lease import Lease
-from tests.support.hosts import engine_for, host
-
-
-async def nowhere(message: Any) -> None:
-    """A dispatch to a queue that nobody works on."""
+from tests.support.hosts import engine_for, host, nowhere
 
 
 async def test_a_stop_between_claim_and_prompt_sends_no_prompt(
@@ -80,12 +75,7 @@ async def test_a_host_whose_worker_died_behind_the_commit_is_told_again(
     async with host(database_url, opencode, on_turn_finished=on_turn_finished) as app:
         message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text Paid.")
         result = await app.agent.turns.run(message.id)
-        kind = app.agent.tables.message
-        async with (
-            app.sessions.begin() as db
-        ):  # as a worker leaves it that dies before the callback
-            values = {"lease_owner": "dead", "lease_expires_at": database_time(-1)}
-            await db.execute(update(kind).where(kind.id == message.id).values(values))
+        await app.lose_worker(message.id, -1)
         assert await app.agent.turns.recover() == [message.id]
         await app.agent.turns.stop(message.id, within=5)
         row = await app.row(message.id)
@@ -99,10 +89,7 @@ async def test_a_lost_turn_is_dispatched_once_however_many_workers_look_for_it(
 ) -> None:
     async with host(database_url, opencode, dispatch=nowhere) as app:
         message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text Lost.")
-        kind = app.agent.tables.message
-        async with app.sessions.begin() as db:
-            values = {"lease_owner": "dead", "lease_expires_at": database_time(-1)}
-            await db.execute(update(kind).where(kind.id == message.id).values(values))
+        await app.lose_worker(message.id, -1)
         found = await asyncio.gather(*(app.agent.turns.recover() for _ in range(5)))
         assert sorted(map(len, found)) == [0, 0, 0, 0, 1]
         result = await app.agent.turns.run(message.id)

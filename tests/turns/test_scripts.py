@@ -41,9 +41,7 @@ SCRIPTS: dict[str, tuple[str, str | None, str | None, str]] = {
 
 async def rest_of(app: Host[Any, Any], row: Any) -> list[dict[str, Any]]:
     """The answers of a turn as the server lists them, read without any code under test."""
-    async with app.sessions() as db:
-        conversation = await db.get_one(app.agent.tables.conversation, row.conversation_id)
-    path = f"/session/{conversation.opencode_session_id}/message"
+    path = f"/session/{await app.session_id(row)}/message"
     messages = (await app.agent.client.http.request("GET", path)).json()
     return [m for m in messages if m["info"].get("parentID") == row.prompt_id]
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 from fastapi import BackgroundTasks, FastAPI
-from sqlalchemy import select
 
 from opencode_async import (
     Access,
@@ -25,7 +24,7 @@ from opencode_async import (
     UsageError,
 )
 from opencode_async.testing import ScriptedServer
-from tests.support.hosts import QUICK, Host, host
+from tests.support.hosts import QUICK, Host, host, nowhere
 from tests.support.serving import serving
 
 TEXT = "SCRIPT:bash"
@@ -254,19 +253,10 @@ async def test_cancelling_an_awaited_turn_gives_it_up_to_the_next(
     assert prompts == [row.prompt_id]
 
 
-async def nowhere(message: Any) -> None:
-    """A dispatch to a queue that nobody works on."""
-
-
 async def prompts_upstream(app: Host[Any, Any], row: Any) -> list[str]:
     """The ids of the user messages in the conversation's session."""
-    conversations = app.agent.tables.conversation
-    async with app.sessions() as db:
-        query = select(conversations.opencode_session_id).where(
-            conversations.id == row.conversation_id
-        )
-        session_id = await db.scalar(query)
-    messages = (await app.agent.client.http.request("GET", f"/session/{session_id}/message")).json()
+    path = f"/session/{await app.session_id(row)}/message"
+    messages = (await app.agent.client.http.request("GET", path)).json()
     return [m["info"]["id"] for m in messages if m["info"]["role"] == "user"]
 
 

@@ -306,18 +306,11 @@ async def test_agents_and_models_on_offer_reach_the_server(
         await heard(client, posted.json()["id"])
         key = app.agent.tables.message.id.type.python_type(posted.json()["id"])
         row = await app.row(key)
-        session = await app.agent.client.messages(await session_of(app, row))
+        session = await app.agent.client.messages(await app.session_id(row))
     assert row.request["body"]["agent"] == "plan"
     assert row.request["body"]["model"] == {"providerID": "scripted", "modelID": "gpt-5-scripted"}
     assert row.status == "completed"
     assert len(session.messages) == 2
-
-
-async def session_of(app: Host[Any, Any], row: Any) -> str:
-    async with app.sessions() as db:
-        conversation = await db.get_one(app.agent.tables.conversation, row.conversation_id)
-    session_id: str = conversation.opencode_session_id
-    return session_id
 
 
 async def test_a_cursor_that_nobody_was_sent_is_answered_with_a_snapshot(
