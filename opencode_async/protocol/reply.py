@@ -238,7 +238,11 @@ class Reply:
         return index
 
     def _withdraw(self) -> Changes:
-        """Empty what a failed attempt left open: that text exists nowhere any more."""
+        """Empty what a failed attempt left open: that text exists nowhere any more.
+
+        It stays open: behind a gap REST may have told of an answer before the events of its
+        beginning arrive, which then look like the end of an attempt.
+        """
         changes: Changes = []
         for index in sorted(self._open):
             part = self.part(index)
@@ -246,7 +250,6 @@ class Reply:
                 self._parts[index] = part = replace(part, content="")
                 self._text[index] = [""]
                 changes.append(PartUpdated(index, part))
-        self._open.clear()
         return changes
 
     def _keep(self, event: Event, message_id: str) -> Changes:

@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 from opencode_async.protocol.changes import PartAdded, PartDelta, PartUpdated
+from opencode_async.protocol.exchange import Exchange
 from opencode_async.protocol.parts import TextPart, ToolPart
 from tests.protocol.replies import T1, T2, answering, apply, contents, new_reply
-from tests.protocol.wire_events import answered, delta, idle, replayed, step_start, text
+from tests.protocol.wire_events import (
+    PROMPT,
+    answer_info,
+    answered,
+    delta,
+    idle,
+    part,
+    prompted,
+    raw_part,
+    raw_text,
+    raw_tool,
+    replayed,
+    status,
+    step_start,
+    stored,
+    stored_prompt,
+    text,
+)
 
 ONE, TWO, THREE = TextPart(T1, "One."), TextPart(T2, "Two."), TextPart("prt_3", "Three.")
 
@@ -54,6 +72,23 @@ def test_a_part_that_rest_knew_first_goes_on_with_deltas() -> None:
     reply = answering()
     reply.reconcile((TextPart(T1, ""),), final=False)
     assert apply(reply, delta("Hi", T1)) == [PartDelta(0, "Hi")]
+
+
+def test_events_from_before_what_rest_told_close_nothing() -> None:
+    """A gap at the very start: the look at REST overtakes the events of the answer's beginning."""
+    reply = new_reply(*prompted())
+    answer = stored(answer_info(), raw_part("step-start", "prt_step"), raw_text(T1))
+    reply.catch_up(Exchange.read(PROMPT, [stored_prompt(), answer]))
+    late = (status(), answered(), step_start(), text(T1))
+    assert apply(reply, *late, delta("Hi", T1)) == [PartDelta(0, "Hi")]
+
+
+def test_a_tool_that_rest_knew_first_goes_on_behind_late_events() -> None:
+    reply = answering()
+    reply.reconcile((ToolPart(T1, "bash", "call_1", "running", {}),), final=False)
+    further = raw_tool(T1, "running", metadata={"output": "half"})
+    (update,) = apply(reply, step_start(), part(further))
+    assert isinstance(update, PartUpdated)
 
 
 def test_a_rest_that_lags_behind_the_stream_takes_nothing_away() -> None:
