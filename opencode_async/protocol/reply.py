@@ -38,7 +38,7 @@ from opencode_async.protocol.exchange import Exchange
 from opencode_async.protocol.lineage import Lineage
 from opencode_async.protocol.messages import ABORTED, MessageInfo, UpstreamError, Usage
 from opencode_async.protocol.parts import Part, ReasoningPart, TextPart, ToolPart
-from opencode_async.protocol.todos import Todo
+from opencode_async.protocol.todos import Todo, todos_of
 
 Changes = list[ReplyChange]
 MOST_EARLY = 1000  # events kept for messages not announced yet; 300 ms of deltas were seen
@@ -117,9 +117,8 @@ class Reply:
                 if self.error is None and (self.accepted or error.name != ABORTED):
                     self.error = error
                 return []
-            case TodoUpdated(todos=todos) if todos != self.todos:
-                self.todos = todos
-                return [TodosChanged(todos)]
+            case TodoUpdated(todos=todos):
+                return self._plan(todos)
         return []
 
     def accept(self) -> None:
@@ -129,12 +128,15 @@ class Reply:
 
     def catch_up(self, exchange: Exchange) -> Changes | None:
         """Take from REST what the stream did not bring; ``None`` as with ``reconcile``."""
+        before = self.usage
         for answer in exchange.answers:
             known = self._answers.get(answer.info.id)
             if known is None or answer.info.completed:
                 self._answers[answer.info.id] = answer.info
             self._early_count -= len(self._early.pop(answer.info.id, []))
-        return self.reconcile(exchange.parts, final=False)
+        changes = self.reconcile(exchange.parts, final=False)
+        usage = self.usage
+        return changes if changes is None or usage == before else [*changes, UsageChanged(usage)]
 
     def reconcile(self, parts: Sequence[Part], *, final: bool) -> Changes | None:
         """Become what REST says; ``None`` when only a new snapshot can tell followers.
@@ -148,8 +150,10 @@ class Reply:
         unknown = texts[-1].id if texts and not final and not texts[-1].content else None
         # REST may still lag behind the stream; only at the end does it lack what never was.
         in_order = truth[: len(known)] == known or (not final and known[: len(truth)] == truth)
+        planned = self._plan(todos_of(parts))
         if in_order:
-            return [c for p in parts for c in self._put(p, ended=final or _is_over(p, unknown))]
+            changes = [c for p in parts for c in self._put(p, ended=final or _is_over(p, unknown))]
+            return changes + planned
         streamed = {part.id: part for part in self.result()}
         self._parts, self._text, self._index, self._open = [], [], {}, set()
         for part in parts:
@@ -214,6 +218,12 @@ class Reply:
             self.idle = False
             return [*self._withdraw(), Retrying(event.attempt, event.message, event.next_at)]
         return []
+
+    def _plan(self, todos: tuple[Todo, ...] | None) -> Changes:
+        if todos is None or todos == self.todos:
+            return []
+        self.todos = todos
+        return [TodosChanged(todos)]
 
     def _put(self, part: Part, *, ended: bool) -> Changes:
         index = self._index.get(part.id)

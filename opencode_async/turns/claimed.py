@@ -29,13 +29,12 @@ from opencode_async.protocol.changes import (
     PartAdded,
     ReplyChange,
     Snapshot,
-    TodosChanged,
     UsageChanged,
 )
 from opencode_async.protocol.exchange import Exchange, Outcome, TurnError
 from opencode_async.protocol.parts import Part, part_from_json
 from opencode_async.protocol.reply import Reply
-from opencode_async.protocol.todos import todos_from_wire, todos_of
+from opencode_async.protocol.todos import todos_from_wire
 from opencode_async.session import Session
 from opencode_async.settings import Timings
 from opencode_async.turns.answer import STOPPED, Answer, Ending
@@ -259,10 +258,6 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         # Of an answer that was never completed REST may lack the last words, which people have
         # read.
         await self._publish(reply.reconcile(parts, final=exchange.complete))
-        todos = todos_of(parts)
-        if todos is not None and todos != reply.todos:
-            reply.todos = todos
-            await self._publish([TodosChanged(todos)])
         if exchange.usage != reply.usage:
             await self._publish([UsageChanged(exchange.usage)])
 

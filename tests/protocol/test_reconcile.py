@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
-from opencode_async.protocol.changes import PartAdded, PartDelta, PartUpdated
+from opencode_async.protocol.changes import (
+    PartAdded,
+    PartDelta,
+    PartUpdated,
+    TodosChanged,
+    UsageChanged,
+)
 from opencode_async.protocol.exchange import Exchange
+from opencode_async.protocol.messages import Usage
 from opencode_async.protocol.parts import TextPart, ToolPart
 from tests.protocol.replies import T1, T2, answering, apply, contents, new_reply
 from tests.protocol.wire_events import (
@@ -148,3 +155,18 @@ def test_a_takeover_withdraws_what_a_dead_attempt_left() -> None:
     reply.reconcile((TextPart(T1, ""),), final=False)
     reply.accept()
     assert apply(reply, answered("msg_2")) == [PartUpdated(0, TextPart(T1, ""))]
+
+
+def test_what_rest_says_was_spent_and_planned_is_told() -> None:
+    reply = answering()
+    todos = [{"content": "first", "status": "pending"}]
+    planned = raw_tool(T1, "completed", tool="todowrite", input={"todos": todos})
+    spent = answer_info(completed=True, cost=0.5, tokens={"input": 7, "output": 2})
+    exchange = Exchange.read(PROMPT, [stored_prompt(), stored(spent, planned)])
+    changes = reply.catch_up(exchange)
+    assert changes is not None
+    _, todos_changed, usage_changed = changes
+    assert isinstance(todos_changed, TodosChanged)
+    assert [todo.content for todo in reply.todos] == ["first"]
+    assert usage_changed == UsageChanged(Usage(0.5, 7, 2))
+    assert reply.catch_up(exchange) == []

@@ -45,13 +45,15 @@ structured {json}                calls the StructuredOutput tool with that value
 length | contentfilter           text that ends with that finish reason
 empty                            a finished answer with no content
 error<status>                    that HTTP status, as in error401, error429, error500;
-      {times,after,message}      with ``times`` only for the first ``times`` requests of this user
-                                 text in a session, then text; ``after`` is a Retry-After header (s)
+      {times,after,message}      ``after`` is a Retry-After header (s)
 overflow {times}                 HTTP 400 "maximum context length", once by default, then text
                                  (OpenCode compacts the session between)
-streamerror                      an error object in the stream after some deltas
-cut                              some deltas, then the connection is closed
+streamerror {times}              an error object in the stream after some deltas
+cut {times}                      some deltas, then the connection is closed
 ===============================  ==================================================================
+
+With ``times`` a script fails only for the first so many requests of this user text in a session;
+then it is text.
 
 ``python -m opencode_async.testing.scripted_model`` runs it by itself.
 """

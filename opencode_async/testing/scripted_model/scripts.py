@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -61,13 +62,22 @@ Event = Text | Reasoning | ToolCall | Finish | StreamError | Wait | Hang | Cut
 
 @dataclass(frozen=True)
 class Refusal:
-    """An answer that is an HTTP error; ``times`` is how often it is given, ``None`` for ever."""
+    """An answer that is an HTTP error."""
 
     status: int
     message: str
     code: str
-    times: int | None
     retry_after: str | None
+
+
+def failures(script: Script) -> float:
+    """How often the script fails before it is ``text``; infinity for ever, 0 if it never does."""
+    match script.name:
+        case "overflow":
+            return float(script.options().get("times", 1))
+        case "error" | "cut" | "streamerror":
+            return float(script.options().get("times", math.inf))
+    return 0
 
 
 def refusal(script: Script) -> Refusal | None:
@@ -76,10 +86,10 @@ def refusal(script: Script) -> Refusal | None:
     after = str(given["after"]) if "after" in given else None
     if script.name == "overflow":
         message = "This model's maximum context length is 8192 tokens."
-        return Refusal(400, message, "context_length_exceeded", given.get("times", 1), after)
+        return Refusal(400, message, "context_length_exceeded", after)
     if script.name == "error" and script.status:
         message = given.get("message", f"scripted error {script.status}")
-        return Refusal(script.status, message, str(script.status), given.get("times"), after)
+        return Refusal(script.status, message, str(script.status), after)
     return None
 
 
@@ -155,7 +165,7 @@ def one_step(script: Script) -> Iterator[Event]:
             yield from say("This answer was filtered", "content_filter")
         case "empty":
             yield Finish("stop")
-        case _:  # "text", and a refusal that was given as often as it should be
+        case _:  # "text"
             yield from say(given.get("text", DEFAULT_TEXT))
 
 

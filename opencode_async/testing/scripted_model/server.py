@@ -9,13 +9,21 @@ import socket
 import threading
 import time
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
 from opencode_async.testing.scripted_model.chunks import Answer, Chunk
 from opencode_async.testing.scripted_model.request import Script, script_of
-from opencode_async.testing.scripted_model.scripts import Cut, Hang, Refusal, Wait, refusal, reply
+from opencode_async.testing.scripted_model.scripts import (
+    Cut,
+    Hang,
+    Refusal,
+    Wait,
+    failures,
+    refusal,
+    reply,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -84,18 +92,21 @@ class ModelHTTPServer(ThreadingHTTPServer):
         self.asked: deque[Asked] = deque(maxlen=KEPT_REQUESTS)
         self._lock = threading.Lock()
         self._connections: set[Any] = set()
-        self._refused: Counter[tuple[str | None, str]] = Counter()
+        self._failed: Counter[tuple[str | None, str]] = Counter()
         self._numbers = itertools.count(1)
 
     def next_number(self) -> int:
         return next(self._numbers)
 
-    def is_due(self, refusal: Refusal, asked: Asked) -> bool:
-        """Whether this user text in this session was refused less often than it should be."""
-        key = (asked.session_id, asked.script.user_text)
-        with self._lock:
-            self._refused[key] += 1
-            return refusal.times is None or self._refused[key] <= refusal.times
+    def due(self, asked: Asked) -> Script:
+        """The script asked for; ``text`` once it has failed as often as it should."""
+        if times := failures(asked.script):
+            key = (asked.session_id, asked.script.user_text)
+            with self._lock:
+                self._failed[key] += 1
+                if self._failed[key] > times:
+                    return replace(asked.script, name="text")
+        return asked.script
 
     def process_request(self, request: Any, client_address: Any) -> None:
         with self._lock:
@@ -127,11 +138,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        script = script_of(body)
-        asked = Asked(self.headers.get("x-session-id"), script, body)
+        asked = Asked(self.headers.get("x-session-id"), script_of(body), body)
         self.server.asked.append(asked)
-        error = refusal(script)
-        if error is not None and self.server.is_due(error, asked):
+        script = self.server.due(asked)
+        if (error := refusal(script)) is not None:
             asked.status = error.status
             self._refuse(error)
             return
