@@ -53,8 +53,9 @@ from opencode_async.protocol.permissions import PermissionRule
 from opencode_async.protocol.reply import Reply
 from opencode_async.protocol.todos import Todo
 from opencode_async.session import Session
-from opencode_async.settings import Timings, TurnSettings
+from opencode_async.settings import TurnSettings
 from opencode_async.tables import Tables
+from opencode_async.timings import Timings
 from opencode_async.turns.message import TurnResult
 from opencode_async.turns.observer import ReplyObserver
 from opencode_async.turns.turn import Turn

@@ -20,8 +20,9 @@ from opencode_async.errors import ConversationNotFound, NotRunning
 from opencode_async.models import ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
 from opencode_async.session import Session
-from opencode_async.settings import SettingsFor, Timings, default_settings
+from opencode_async.settings import SettingsFor, default_settings
 from opencode_async.tables import Tables
+from opencode_async.timings import Timings
 from opencode_async.turns.claimed import ObserverFactory, OnTurnFinished
 from opencode_async.turns.erasing import erase
 from opencode_async.turns.message import TurnResult
@@ -30,6 +31,7 @@ from opencode_async.turns.turns import Dispatch, Turns
 from opencode_async.web.access import AccessDependency
 from opencode_async.web.router import RouterOptions, build_router
 from opencode_async.web.schemas import PostRules
+from opencode_async.web.shown import Show, Shown
 from opencode_async.web.sse import turn_response
 
 
@@ -162,25 +164,29 @@ class Opencode(Generic[ConversationT, MessageT]):
         agents: Sequence[str] = (),
         models: Sequence[str] = (),
         max_text: int = 100_000,
+        show: Show | None = None,
     ) -> APIRouter:
         """The routes of this agent, to include in an app.
 
         ``access`` is a FastAPI dependency that returns the ``Access`` of whoever asks. ``agents``
         and ``models`` (``provider/model``) are what a browser may ask for, nothing unless listed.
-        ``max_text`` limits a message, in characters.
+        ``max_text`` limits a message, in characters. ``show`` is given each part and returns what
+        end users may see of it: the part, one with less in it, or ``None``; it must depend on the
+        part alone.
         """
         rules = PostRules(agents=tuple(agents), models=tuple(models), max_text=max_text)
         options = RouterOptions(list(tags), list(dependencies), responses, include_in_schema)
-        return build_router(self, access, rules, options)
+        return build_router(self, access, rules, self._shown(show), options)
 
-    async def sse(self, message_id: Any, request: Request) -> Response:
+    async def sse(self, message_id: Any, request: Request, *, show: Show | None = None) -> Response:
         """A turn's event stream for a host's own route, which has checked the access itself.
 
-        Resumes from the request's ``Last-Event-ID`` or ``?after=``. Raises a 404 ``HTTPException``
-        for an unknown message.
+        Resumes from the request's ``Last-Event-ID`` or ``?after=``; ``show`` is as in ``router``.
+        Raises a 404 ``HTTPException`` for an unknown message.
         """
         key = as_key(self.tables.message, message_id)
-        return await turn_response(self.turns.following, key, request, self.timings)
+        shown = self._shown(show)
+        return await turn_response(self.turns.following, key, request, self.timings, shown)
 
     async def erase(self, conversation_id: Any) -> None:
         """Erase a conversation: stop its turn, delete its rows, then its OpenCode session.
@@ -190,6 +196,9 @@ class Opencode(Generic[ConversationT, MessageT]):
         """
         key = as_key(self.tables.conversation, conversation_id)
         await erase(self.turns, self.client, self.sessions, self.tables, key, self.timings)
+
+    def _shown(self, show: Show | None) -> Shown | None:
+        return None if show is None else Shown(show, self.error_reporter)
 
     async def _make_turn(
         self, db: AsyncSession, message: MessageT, text: str | None = None

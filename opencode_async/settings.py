@@ -1,4 +1,4 @@
-"""What a host decides about a turn, and how long the library waits for what."""
+"""What a host decides about a turn."""
 
 from __future__ import annotations
 
@@ -7,12 +7,7 @@ from dataclasses import dataclass
 
 from opencode_async.models import ConversationMixin, ConversationT
 from opencode_async.protocol.permissions import PermissionRule
-
-
-def check_model(model: str | None) -> None:
-    """Raise ``ValueError`` unless it is ``provider/model``; a model's own name may hold slashes."""
-    if model is not None and not all(model.partition("/")):
-        raise ValueError(f"model is provider/model, not {model!r}")
+from opencode_async.protocol.prompt import check_model
 
 
 @dataclass(frozen=True)
@@ -39,29 +34,3 @@ SettingsFor = Callable[[ConversationT], Awaitable[TurnSettings]]
 async def default_settings(conversation: ConversationMixin) -> TurnSettings:
     """OpenCode's own defaults, for every conversation."""
     return TurnSettings()
-
-
-@dataclass(frozen=True)
-class Timings:
-    """How long the library waits, in seconds.
-
-    ``lease``: how soon a dead worker's turn can be taken over; renewed three times in that time.
-    ``accept``: for a prompt to appear in its session after it was posted (2.6 s for a server's very
-    first, OpenCode 1.18.33, measured). ``reconnect``: for a lost server to come back in mid-turn.
-    ``look``: of silence, before REST is asked whether anything was missed. ``settle``: for the last
-    events after the session came to rest. ``stop``: for an abort to take effect. ``snapshot``:
-    between two writes of a growing reply, more for a large one. ``poll``: between two looks at a
-    turn that runs in another process. ``ping``: of silence, before a follower is sent a comment.
-    ``drain``: for followers to take their farewell at shutdown.
-    """
-
-    lease: float = 30.0
-    accept: float = 10.0
-    reconnect: float = 30.0
-    look: float = 15.0
-    settle: float = 2.0
-    stop: float = 10.0
-    snapshot: float = 1.0
-    poll: float = 1.0
-    ping: float = 15.0
-    drain: float = 2.0

@@ -13,7 +13,8 @@ LAYERS: dict[str, set[str]] = {  # layer -> which others of ours it may import
     "errors": set(),
     "protocol": {"errors"},
     "observability": {"errors"},
-    "client": PURE | {"observability"},
+    "timings": set(),
+    "client": PURE | {"observability", "timings"},
     "database_time": set(),
     "models": PURE | {"database_time"},
     "database": {"errors", "models", "protocol"},
@@ -21,11 +22,14 @@ LAYERS: dict[str, set[str]] = {  # layer -> which others of ours it may import
     "session": PURE | ROWS | {"client", "observability", "settings"},
     "brokers": set(),
     "tables": {"database", "errors", "models"},
-    "turns": PURE | ROWS | {"brokers", "client", "observability", "session", "settings", "tables"},
-    "web": PURE | {"brokers", "database", "models", "settings", "tables", "turns"},
+    "turns": PURE
+    | ROWS
+    | {"brokers", "client", "observability", "session", "settings", "tables", "timings"},
+    "web": PURE | {"brokers", "database", "models", "observability", "tables", "timings", "turns"},
     "opencode": PURE
     | ROWS
-    | {"brokers", "client", "observability", "session", "settings", "tables", "turns", "web"},
+    | {"brokers", "client", "observability", "session", "settings", "tables", "timings"}
+    | {"turns", "web"},
     "testing": {"client", "errors"},
 }
 TECHNOLOGY = {  # third party -> the only places that may import it

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from opencode_async.protocol.changes import (
     PartAdded,
@@ -37,7 +38,7 @@ from opencode_async.protocol.events import (
 from opencode_async.protocol.exchange import Exchange
 from opencode_async.protocol.lineage import Lineage
 from opencode_async.protocol.messages import ABORTED, MessageInfo, UpstreamError, Usage
-from opencode_async.protocol.parts import Part, ReasoningPart, TextPart, ToolPart
+from opencode_async.protocol.parts import Part, ReasoningPart, TextPart, ToolPart, joined
 from opencode_async.protocol.todos import Todo, todos_of
 
 Changes = list[ReplyChange]
@@ -268,6 +269,17 @@ class Reply:
             self._early.setdefault(message_id, []).append(event)
             self._early_count += 1
         return []
+
+
+def reply_json(parts: tuple[Part, ...], todos: tuple[Todo, ...], usage: Usage) -> dict[str, Any]:
+    """A reply in the contract's fields: its parts, their texts, the todo list, what it cost."""
+    return {
+        "parts": [part.to_json() for part in parts],
+        "content": joined(parts, TextPart),
+        "reasoning": joined(parts, ReasoningPart),
+        "todos": [todo.to_json() for todo in todos],
+        **usage.to_json(),
+    }
 
 
 def _content(part: Part) -> str:

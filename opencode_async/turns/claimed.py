@@ -15,6 +15,7 @@ from typing import Any, Generic
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from opencode_async.brokers.broker import EventBroker
+from opencode_async.client.answer import STOPPED, Answer, Ending, become
 from opencode_async.client.hub import Nudge, Subscription
 from opencode_async.database import Sessions, key_of
 from opencode_async.errors import (
@@ -29,20 +30,18 @@ from opencode_async.protocol.changes import (
     PartAdded,
     ReplyChange,
     Snapshot,
-    UsageChanged,
 )
-from opencode_async.protocol.exchange import Exchange, Outcome, TurnError
+from opencode_async.protocol.exchange import Outcome, TurnError
 from opencode_async.protocol.parts import Part, part_from_json
-from opencode_async.protocol.reply import Reply
+from opencode_async.protocol.reply import Reply, reply_json
 from opencode_async.protocol.todos import todos_from_wire
 from opencode_async.session import Session
-from opencode_async.settings import Timings
-from opencode_async.turns.answer import STOPPED, Answer, Ending
+from opencode_async.timings import Timings
 from opencode_async.turns.frames import FramePublisher
-from opencode_async.turns.lease import Lease, despite_cancellation, reply_columns
+from opencode_async.turns.lease import Lease, despite_cancellation
 from opencode_async.turns.message import TurnResult, message_json
 from opencode_async.turns.observer import ObserverFeed, ReplyObserver
-from opencode_async.turns.prompt import prompt_body
+from opencode_async.turns.prompt import body_of
 from opencode_async.turns.snapshots import SnapshotWriter, happens
 
 UNREACHABLE = "The agent's server could not be reached."
@@ -152,7 +151,10 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         writer = self._writer = SnapshotWriter(
             self._lease,
             self._publisher,
-            lambda: reply_columns(reply.result(), reply.todos, reply.usage, self._publisher.seq),
+            lambda: {
+                **reply_json(reply.result(), reply.todos, reply.usage),
+                "cursor": self._publisher.seq,
+            },
             interval=self._wiring.timings.snapshot,
             on_stop=self.stop,
             report=self._wiring.report,
@@ -187,7 +189,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         """The request's body, stored before it is sent, so that it can be sent again as it was."""
         request = self._row.request or {}
         if "body" not in request:
-            request = {"body": prompt_body(self._row, await self._session.settings())}
+            request = {"body": body_of(self._row, await self._session.settings())}
             if await self._lease.store({"request": request}) is not None:
                 self.stop()
         body: dict[str, Any] = request["body"]
@@ -236,9 +238,9 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         if self._reply is not None:
             usage = self._reply.usage
             if ending.exchange is not None:
-                await self._become(self._reply, ending.exchange)
+                await become(self._reply, ending.exchange, self._publish)
                 usage = ending.exchange.usage
-            columns = reply_columns(self._reply.result(), self._reply.todos, usage, 0)
+            columns = reply_json(self._reply.result(), self._reply.todos, usage)
         cursor = {"cursor": self._publisher.seq + 1}
         try:
             return await self._finalize(ending.outcome, columns | cursor)
@@ -251,15 +253,6 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
 
     async def _finalize(self, outcome: Outcome, columns: dict[str, Any]) -> MessageT:
         return await despite_cancellation(self._lease.finalize(outcome, columns))
-
-    async def _become(self, reply: Reply, exchange: Exchange) -> None:
-        """Make the reply what REST says, and tell followers the difference."""
-        parts = exchange.final_parts
-        # Of an answer that was never completed REST may lack the last words, which people have
-        # read.
-        await self._publish(reply.reconcile(parts, final=exchange.complete))
-        if exchange.usage != reply.usage:
-            await self._publish([UsageChanged(exchange.usage)])
 
     async def _keep_lease(self) -> None:
         """Renew the lease in good time; raises ``LeaseLost``."""

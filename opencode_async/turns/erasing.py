@@ -10,8 +10,8 @@ from opencode_async.client.client import OpencodeClient
 from opencode_async.database import Sessions, locked
 from opencode_async.errors import ConversationNotFound, OpencodeError
 from opencode_async.models import LIVE, ConversationT, MessageT
-from opencode_async.settings import Timings
 from opencode_async.tables import Tables
+from opencode_async.timings import Timings
 from opencode_async.turns.turns import Turns
 
 

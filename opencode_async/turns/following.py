@@ -27,8 +27,8 @@ from opencode_async.brokers.broker import (
 from opencode_async.database import Sessions, parsed_key
 from opencode_async.models import LIVE, TERMINAL, ConversationT, MessageT
 from opencode_async.protocol.changes import Finished, MessageAdded, Snapshot
-from opencode_async.settings import Timings
 from opencode_async.tables import Tables
+from opencode_async.timings import Timings
 from opencode_async.turns.frames import Cursor, row_frame
 
 # A live log needs no polling; this look is for a publisher that died without a word.
@@ -63,11 +63,11 @@ class Following(Generic[ConversationT, MessageT]):
         self._timings = timings
         self._name = name
 
-    async def turn(self, key: Any, after: Cursor | None = None) -> Batches:
+    async def turn(self, key: Any, after: Cursor | None = None, *, whole: bool = False) -> Batches:
         """The frames of one turn from behind ``after`` until ``finished``, in batches.
 
-        Nothing at all comes for a cursor at the end of a terminal message. A row that is deleted
-        meanwhile ends it.
+        ``whole`` begins with a snapshot, also where the cursor would do. Nothing at all comes for a
+        cursor at the end of a terminal message. A row that is deleted meanwhile ends it.
         """
         message_id = str(key)
         at = after if after is not None and after.message_id == message_id else None
@@ -77,9 +77,9 @@ class Following(Generic[ConversationT, MessageT]):
                 if at != here:
                     yield [row_frame(row, Finished)]
                 return
-            if at is None or at.epoch != here.epoch or at.seq < here.seq:
+            if whole or at is None or at.epoch != here.epoch or at.seq < here.seq:
                 yield [row_frame(row, Snapshot)]
-                at = here
+                at, whole = here, False
             topic = turn_topic(self._name, message_id)
             async with (
                 self._broker.follow(topic, at.epoch, at.seq) as feed,
@@ -94,10 +94,13 @@ class Following(Generic[ConversationT, MessageT]):
                         await asyncio.sleep(self._timings.poll)
                     at = None
 
-    async def conversation(self, conversation_id: Any, after: Cursor | None, first: int) -> Batches:
+    async def conversation(
+        self, conversation_id: Any, after: Cursor | None, first: int, *, whole: bool = False
+    ) -> Batches:
         """The frames of every turn of a conversation, one after the other, until it is erased.
 
-        It begins with the turn of ``after``, or the first message behind position ``first``.
+        It begins with the turn of ``after``, ``whole`` as with a single turn, or the first message
+        behind position ``first``.
         """
         position = first
         topic = conversation_topic(self._name, conversation_id)
@@ -113,7 +116,8 @@ class Following(Generic[ConversationT, MessageT]):
                     if not resumed:
                         yield [row_frame(row, MessageAdded)]
                     if row.role == "assistant":
-                        async with aclosing(self.turn(key, after if resumed else None)) as batches:
+                        turn = self.turn(key, after if resumed else None, whole=whole)
+                        async with aclosing(turn) as batches:
                             async for frames in batches:
                                 yield frames
                     position = row.position or position

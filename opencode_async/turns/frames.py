@@ -22,6 +22,7 @@ from opencode_async.protocol.changes import (
 )
 from opencode_async.turns.message import message_json
 
+encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 CURSOR_NUMBERS = re.compile(r"[0-9]{1,18}\.[0-9]{1,18}")  # what a BIGINT can hold
 
 
@@ -52,13 +53,13 @@ class Cursor:
 
 def frame_of(change: Change, cursor: Cursor) -> Frame:
     """The change as a frame at that place."""
-    data = json.dumps(
-        {"message_id": cursor.message_id, **change.to_json()},
-        ensure_ascii=False,
-        separators=(",", ":"),
-        allow_nan=False,
-    )
-    return Frame(str(cursor), cursor.seq, change.event, data)
+    data = {"message_id": cursor.message_id, **change.to_json()}
+    return Frame(str(cursor), cursor.seq, change.event, encode(data))
+
+
+def frame_with(frame: Frame, event: str, data: dict[str, Any]) -> Frame:
+    """Another event at the same place."""
+    return Frame(frame.id, frame.seq, event, encode(data))
 
 
 def change_of(frame: Frame) -> Change:

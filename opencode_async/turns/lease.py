@@ -18,9 +18,6 @@ from opencode_async.database_time import database_time
 from opencode_async.errors import LeaseHeld, LeaseLost, MessageNotFound
 from opencode_async.models import PENDING, TERMINAL, MessageT
 from opencode_async.protocol.exchange import Outcome
-from opencode_async.protocol.messages import Usage
-from opencode_async.protocol.parts import Part, ReasoningPart, TextPart, joined
-from opencode_async.protocol.todos import Todo
 
 Returned = TypeVar("Returned")
 FINAL = 10.0  # s a final write may still take once its task was cancelled
@@ -149,20 +146,6 @@ class Lease(Generic[MessageT]):
             .where(self._kind.lease_owner == self.owner)
             .execution_options(synchronize_session=False)
         )
-
-
-def reply_columns(
-    parts: tuple[Part, ...], todos: tuple[Todo, ...], usage: Usage, cursor: int
-) -> dict[str, Any]:
-    """The columns that hold a reply; ``cursor`` is the last frame that it contains."""
-    return {
-        "parts": [part.to_json() for part in parts],
-        "content": joined(parts, TextPart),
-        "reasoning": joined(parts, ReasoningPart),
-        "todos": [todo.to_json() for todo in todos],
-        "cursor": cursor,
-        **usage.to_json(),
-    }
 
 
 def unclaimed(kind: type[MessageT]) -> ColumnElement[bool]:

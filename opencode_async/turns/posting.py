@@ -16,8 +16,8 @@ from opencode_async.database import locked
 from opencode_async.database_time import database_time
 from opencode_async.errors import ConversationBusy, ConversationNotFound, IdempotencyMismatch
 from opencode_async.models import LIVE, PENDING, ConversationMixin, MessageT
+from opencode_async.protocol.prompt import check_model
 from opencode_async.protocol.wire import clean
-from opencode_async.settings import check_model
 from opencode_async.turns.prompt import prompt_columns
 
 

@@ -14,7 +14,7 @@ from opencode_async.errors import UsageError
 from opencode_async.models import TERMINAL, ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
 from opencode_async.session import Session
-from opencode_async.settings import Timings
+from opencode_async.timings import Timings
 from opencode_async.turns.claimed import ClaimedTurn, ObserverFactory, OnTurnFinished, Wiring
 from opencode_async.turns.lease import Lease, despite_cancellation
 from opencode_async.turns.message import TurnResult

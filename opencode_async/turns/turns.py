@@ -19,8 +19,8 @@ from opencode_async.errors import MessageNotFound
 from opencode_async.models import LIVE, PENDING, TERMINAL, ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.changes import Change
-from opencode_async.settings import Timings
 from opencode_async.tables import Tables
+from opencode_async.timings import Timings
 from opencode_async.turns.following import Batches, Following
 from opencode_async.turns.frames import Cursor, change_of
 from opencode_async.turns.message import TurnResult

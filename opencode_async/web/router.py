@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sse_starlette import EventSourceResponse
 
 from opencode_async.errors import ConversationNotFound, MessageNotFound
-from opencode_async.models import LIVE, TERMINAL, ConversationMixin
+from opencode_async.models import LIVE, TERMINAL, ConversationMixin, MessageMixin
 from opencode_async.protocol.wire import clean
 from opencode_async.turns.message import isoformat, message_json
 from opencode_async.web.access import Access, AccessDependency, Visible
@@ -28,6 +28,7 @@ from opencode_async.web.schemas import (
     AgentProblem,
     PostRules,
 )
+from opencode_async.web.shown import Shown
 from opencode_async.web.sse import FollowerResponse, cursor_of, turn_response
 
 if TYPE_CHECKING:
@@ -50,7 +51,11 @@ class RouterOptions:
 
 
 def build_router(
-    agent: "Opencode[Any, Any]", access: AccessDependency, rules: PostRules, options: RouterOptions
+    agent: "Opencode[Any, Any]",
+    access: AccessDependency,
+    rules: PostRules,
+    shown: Shown | None,
+    options: RouterOptions,
 ) -> APIRouter:
     """The router of ``Opencode.router``."""
     problems: dict[int | str, dict[str, Any]] = {
@@ -88,7 +93,11 @@ def build_router(
             raise MessageNotFound(key)
         return row
 
-    async def shown(db: AsyncSession, rows: list[Any]) -> list[dict[str, Any]]:
+    def seen(row: MessageMixin) -> dict[str, Any]:
+        message = message_json(row)
+        return message if shown is None else shown.message(message)
+
+    async def with_state(db: AsyncSession, rows: list[Any]) -> list[dict[str, Any]]:
         query = select(messages.conversation_id).where(
             messages.conversation_id.in_([row.id for row in rows]),
             messages.status.in_(LIVE),
@@ -112,7 +121,7 @@ def build_router(
             if before is not None:
                 await found(db, access, before)
             rows = list((await db.scalars(query.limit(limit + 1))).all())
-            items = await shown(db, rows[:limit])
+            items = await with_state(db, rows[:limit])
         following = items[-1]["id"] if len(rows) > limit else None
         return JSONResponse({"items": items, "next": following})
 
@@ -144,8 +153,8 @@ def build_router(
                 query = query.where(messages.position < last.position)
             query = query.order_by(messages.position.desc().nulls_last()).limit(limit)
             rows = (await db.scalars(query)).all()
-            (shape,) = await shown(db, [row])
-        return JSONResponse({**shape, "messages": [message_json(m) for m in reversed(rows)]})
+            (shape,) = await with_state(db, [row])
+        return JSONResponse({**shape, "messages": [seen(m) for m in reversed(rows)]})
 
     @router.delete("/conversations/{cid}", status_code=204)
     async def delete_conversation(cid: str, access: Writer) -> Response:
@@ -174,7 +183,7 @@ def build_router(
             model=body.model,
             idempotency_key=idempotency_key,
         )
-        return JSONResponse(message_json(message), 202)
+        return JSONResponse(seen(message), 202)
 
     @router.get("/conversations/{cid}/events", response_class=EventSourceResponse, responses=STREAM)
     async def follow_conversation(cid: str, access: Caller, request: Request) -> Response:
@@ -183,25 +192,29 @@ def build_router(
             row = await found(db, access, cid)
         following, cursor = agent.turns.following, cursor_of(request)
         first = await following.start_of(row.id, cursor)
-        return FollowerResponse(following.conversation(row.id, cursor, first), agent.timings)
+        if shown is None:
+            batches = following.conversation(row.id, cursor, first)
+        else:
+            batches = shown.batches(following.conversation(row.id, cursor, first, whole=True))
+        return FollowerResponse(batches, agent.timings)
 
     @router.get("/messages/{mid}", response_model=AgentMessage)
     async def get_message(mid: str, access: Caller) -> Response:
         """A message as it is stored."""
-        return JSONResponse(message_json(await found_message(access, mid)))
+        return JSONResponse(seen(await found_message(access, mid)))
 
     @router.get("/messages/{mid}/events", response_class=EventSourceResponse, responses=STREAM)
     async def follow_message(mid: str, access: Caller, request: Request) -> Response:
         """One turn as it happens, until it is finished; 204 when the cursor is at its end."""
         row = await found_message(access, mid)
-        return await turn_response(agent.turns.following, row.id, request, agent.timings)
+        return await turn_response(agent.turns.following, row.id, request, agent.timings, shown)
 
     @router.post("/messages/{mid}/cancel", status_code=202, response_model=AgentMessage)
     async def cancel_message(mid: str, access: Writer) -> Response:
         """Stop a turn; 202 while it is being stopped, 200 if it had ended."""
         row = await found_message(access, mid)
         row = await agent.turns.cancel(row.id)
-        return JSONResponse(message_json(row), 200 if row.status in TERMINAL else 202)
+        return JSONResponse(seen(row), 200 if row.status in TERMINAL else 202)
 
     return router
 

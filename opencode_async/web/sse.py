@@ -15,9 +15,10 @@ from fastapi import HTTPException, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from opencode_async.brokers.broker import Frame
-from opencode_async.settings import Timings
+from opencode_async.timings import Timings
 from opencode_async.turns.following import Batches, Following
 from opencode_async.turns.frames import Cursor
+from opencode_async.web.shown import Shown
 
 SEND_TIMEOUT = 30.0  # s a browser has to take a chunk before it is given up
 PING = ServerSentEvent(comment="ping", sep="\n").encode()
@@ -89,7 +90,11 @@ def cursor_of(request: Request) -> Cursor | None:
 
 
 async def turn_response(
-    following: Following[Any, Any], key: Any, request: Request, timings: Timings
+    following: Following[Any, Any],
+    key: Any,
+    request: Request,
+    timings: Timings,
+    shown: Shown | None,
 ) -> Response:
     """The stream of one turn; 204 where nothing is left to say, which ends an ``EventSource``."""
     cursor = cursor_of(request)
@@ -98,7 +103,9 @@ async def turn_response(
         raise HTTPException(404, "There is no such message.")
     if place.terminal and cursor == place.cursor:
         return Response(status_code=204)
-    return FollowerResponse(following.turn(key, cursor), timings)
+    if shown is None:
+        return FollowerResponse(following.turn(key, cursor), timings)
+    return FollowerResponse(shown.batches(following.turn(key, cursor, whole=True)), timings)
 
 
 async def _next(batches: Batches) -> Sequence[Frame] | None:

@@ -18,6 +18,7 @@ from opencode_async import (
     TodosChanged,
     UsageChanged,
 )
+from tests.support.serving import Sse
 
 
 def replay(changes: Iterable[Change]) -> tuple[dict[str, Any], dict[str, Any] | None]:
@@ -46,6 +47,29 @@ def replay(changes: Iterable[Change]) -> tuple[dict[str, Any], dict[str, Any] | 
                 pass
             case Finished(message):
                 finished = dict(message)
+    return state, finished
+
+
+def replay_events(events: Iterable[Sse]) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """The same for what a browser receives, in which parts may be hidden."""
+    state: dict[str, Any] = {}
+    finished = None
+    for event in events:
+        assert finished is None, f"{event} behind finished"
+        data = event.data
+        match event.event:
+            case "snapshot" | "message.added":
+                state = {**data["message"], "parts": [*data["message"]["parts"]]}
+            case "part.added":
+                assert data["index"] == len(state["parts"])
+                state["parts"].append(data["part"])
+            case "part.delta":
+                part = state["parts"][data["index"]]
+                state["parts"][data["index"]] = {**part, "content": part["content"] + data["delta"]}
+            case "part.updated":
+                state["parts"][data["index"]] = data["part"]
+            case "finished":
+                finished = data["message"]
     return state, finished
 
 

@@ -11,9 +11,8 @@ import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from opencode_async.client.client import OpencodeClient
 from opencode_async.client.hub import Disconnected, Gap, Item, Nudge, Subscription
 from opencode_async.errors import (
     AuthenticationError,
@@ -24,12 +23,15 @@ from opencode_async.errors import (
     ServerError,
 )
 from opencode_async.observability.error_reporter import ErrorReporter
-from opencode_async.protocol.changes import PartAdded, PartUpdated, ReplyChange
+from opencode_async.protocol.changes import PartAdded, PartUpdated, ReplyChange, UsageChanged
 from opencode_async.protocol.events import PermissionAsked, QuestionAsked
 from opencode_async.protocol.exchange import Exchange, Outcome, TurnError
 from opencode_async.protocol.messages import UpstreamError
 from opencode_async.protocol.reply import Reply
-from opencode_async.settings import Timings
+from opencode_async.timings import Timings
+
+if TYPE_CHECKING:
+    from opencode_async.client.client import OpencodeClient
 
 JUST_POSTED = (
     2.0  # s after a prompt in which an idle status says nothing (OpenCode 1.18.33, measured)
@@ -244,3 +246,11 @@ class Answer:
 
     def _stopping_for(self) -> float:
         return 0.0 if self._stopping_since is None else self._now() - self._stopping_since
+
+
+async def become(reply: Reply, exchange: Exchange, publish: Publish) -> None:
+    """Make the reply of a turn that is over what REST says, and publish the difference."""
+    # Of an answer that was never completed REST may lack the last words, which people have read.
+    await publish(reply.reconcile(exchange.final_parts, final=exchange.complete))
+    if exchange.usage != reply.usage:
+        await publish([UsageChanged(exchange.usage)])

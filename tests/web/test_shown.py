@@ -1,0 +1,194 @@
+"""``show``: what end users may see is the same in every answer and in every stream."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from fastapi import FastAPI, Request, Response
+
+from opencode_async import Part, ReasoningPart, TextPart, ToolPart
+from opencode_async.brokers.broker import Frame
+from opencode_async.protocol.changes import Change, PartAdded, PartDelta, PartUpdated, Snapshot
+from opencode_async.testing import ScriptedServer
+from opencode_async.turns.frames import Cursor, frame_of
+from opencode_async.web.shown import Show, Shown
+from tests.support.hosts import Reports, host
+from tests.support.replay import replay_events
+from tests.support.serving import Sse, listening, serving
+from tests.web.test_routes import chat, heard, post
+
+THOUGHT, SECRET = "Then I think more.", "the output that nobody may see"
+SCRIPTS = ("SCRIPT:reasoning", f'SCRIPT:bash {{"command": "echo {SECRET}"}}')
+HIDDEN = {"id": "prt_1", "type": "hidden"}
+EMPTY = {"status": "pending", "content": "", "reasoning": "", "parts": []}
+
+
+def for_users(part: Part) -> Part | None:
+    """No reasoning, and of a tool its name and state: title and metadata repeat what it did."""
+    match part:
+        case ReasoningPart():
+            return None
+        case ToolPart():
+            return ToolPart(part.id, part.tool, part.call_id, part.status, input={})
+    return part
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+async def test_what_is_hidden_is_in_no_answer_and_in_no_stream(
+    script: str, database_url: str, opencode: ScriptedServer
+) -> None:
+    seen: list[str] = []
+    async with chat(database_url, opencode, router={"show": for_users}) as (app, client):
+        first = await post(client, "SCRIPT:text Hello.")
+        cid = first["conversation_id"]
+        await heard(client, first["id"])
+        path = f"/agent/conversations/{cid}/events"
+        async with listening(client, path) as events:
+            posted = await client.post(
+                f"/agent/conversations/{cid}/messages", json={"text": script}
+            )
+            mid = posted.json()["id"]
+            turn = await heard(client, mid)
+            conversation = [await anext(events)]
+            while conversation[-1].event != "finished":
+                conversation.append(await anext(events))
+        stored = (await client.get(f"/agent/messages/{mid}")).json()
+        listed = (await client.get(f"/agent/conversations/{cid}")).json()["messages"][-1]
+        cancelled = (await client.post(f"/agent/messages/{mid}/cancel")).json()
+        again = await client.get(f"/agent/messages/{mid}/events?after={turn[-1].id}")
+        row = await app.row(app.agent.tables.message.id.type.python_type(mid))
+    assert again.status_code == 204
+    assert stored == listed == cancelled
+    for events_ in (turn, [e for e in conversation if e.data["message_id"] == mid]):
+        state, finished = replay_events(events_)
+        assert finished == stored
+        assert state["parts"] == stored["parts"]
+        seen += [json.dumps(event.data) for event in events_ if event.event != "message.added"]
+    for text in (THOUGHT, SECRET):
+        assert text not in "".join(seen)
+        assert text not in json.dumps(stored)
+    # The row has everything; only what leaves the app is less.
+    assert (THOUGHT if "reasoning" in script else SECRET) in json.dumps(row.parts)
+    kinds = [part["type"] for part in stored["parts"]]
+    assert kinds == (["hidden", "text"] if "reasoning" in script else ["text", "tool", "text"])
+    assert stored["content"] == row.content
+    assert stored["reasoning"] == ""
+
+
+async def test_a_resumed_stream_begins_with_a_snapshot_and_hides_as_much(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    script = f'SCRIPT:tools [{{"name": "bash", "args": {{"command": "echo {SECRET}; sleep 2"}}}}]'
+    async with chat(database_url, opencode, router={"show": for_users}) as (_, client):
+        message = await post(client, script)
+        path = f"/agent/messages/{message['id']}/events"
+        last, got = None, list[Sse]()
+        while not (got and got[-1].event == "finished"):
+            async with listening(client, path, last_event_id=last) as events:
+                first = await anext(events)
+                assert first.event in ("snapshot", "finished")
+                got += [first]
+                for _ in range(2):
+                    if got[-1].event != "finished":
+                        got.append(await anext(events))
+                last = got[-1].id
+        stored = (await client.get(f"/agent/messages/{message['id']}")).json()
+    assert replay_events(got)[1] == stored
+    assert SECRET not in json.dumps([event.data for event in got])
+
+
+async def test_a_hosts_own_stream_hides_too(database_url: str, opencode: ScriptedServer) -> None:
+    async with host(database_url, opencode) as app, AsyncExitStack() as stack:
+        web = FastAPI()
+
+        @web.get("/own/{mid}")
+        async def own(mid: str, request: Request) -> Response:
+            return await app.agent.sse(mid, request, show=for_users)
+
+        client = await stack.enter_async_context(serving(web))
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:reasoning")
+        async with listening(client, f"/own/{message.id}") as events:
+            got = [event async for event in events]
+    assert got[-1].data["message"]["reasoning"] == ""
+    assert THOUGHT not in json.dumps([event.data for event in got])
+
+
+# -- without a server ---------------------------------------------------------------------------
+
+
+async def shown(show: Show, *changes: Change, reports: Reports | None = None) -> list[Frame]:
+    """What a follower gets of these changes."""
+
+    async def batches() -> AsyncGenerator[Sequence[Frame], None]:
+        yield [frame_of(change, Cursor("m", 1, seq)) for seq, change in enumerate(changes)]
+
+    view = Shown(show, reports or Reports())
+    return [frame async for frames in view.batches(batches()) for frame in frames]
+
+
+def told(frames: list[Frame]) -> list[tuple[str, dict[str, Any]]]:
+    """The events behind the snapshot."""
+    data = [(frame.event, json.loads(frame.data)) for frame in frames[1:]]
+    return [(event, {k: v for k, v in d.items() if k != "message_id"}) for event, d in data]
+
+
+def text(content: str) -> TextPart:
+    return TextPart("prt_1", content)
+
+
+async def test_what_is_shown_as_it_is_keeps_its_frames() -> None:
+    changes = (PartAdded(0, text("")), PartDelta(0, "Hi"), PartUpdated(0, text("Hi there")))
+    frames = await shown(lambda part: part, Snapshot(EMPTY), *changes)
+    assert told(frames) == [
+        ("part.added", {"index": 0, "part": text("").to_json()}),
+        ("part.delta", {"index": 0, "delta": "Hi"}),
+        ("part.delta", {"index": 0, "delta": " there"}),
+    ]
+    assert [frame.id for frame in frames] == [f"m.1.{seq}" for seq in range(4)]
+
+
+async def test_words_may_be_replaced_while_they_stream() -> None:
+    def redact(part: Part) -> Part:
+        assert isinstance(part, TextPart)
+        return replace(part, content=part.content.replace("tell nobody", "•••"))
+
+    changes = (PartDelta(0, "I tell "), PartDelta(0, "nobody"), PartDelta(0, "."))
+    frames = await shown(redact, Snapshot(EMPTY), PartAdded(0, text("")), *changes)
+    assert told(frames)[1:] == [
+        ("part.delta", {"index": 0, "delta": "I tell "}),
+        ("part.updated", {"index": 0, "part": text("I •••").to_json()}),
+        ("part.delta", {"index": 0, "delta": "."}),
+    ]
+
+
+async def test_a_part_may_appear_and_vanish_with_what_it_holds() -> None:
+    changes = (PartAdded(0, text("")), PartDelta(0, "ok"), PartUpdated(0, text("")))
+    frames = await shown(lambda p: p if p.to_json()["content"] else None, Snapshot(EMPTY), *changes)
+    assert told(frames) == [
+        ("part.added", {"index": 0, "part": HIDDEN}),
+        ("part.updated", {"index": 0, "part": text("ok").to_json()}),
+        ("part.updated", {"index": 0, "part": HIDDEN}),
+    ]
+
+
+async def test_deltas_of_a_hidden_part_are_not_even_counted() -> None:
+    deltas = [PartDelta(0, "x")] * 3
+    frames = await shown(lambda part: None, Snapshot(EMPTY), PartAdded(0, text("")), *deltas)
+    assert told(frames) == [("part.added", {"index": 0, "part": HIDDEN})]
+
+
+async def test_a_show_that_fails_hides_and_is_reported() -> None:
+    def broken(part: Part) -> Part:
+        raise LookupError
+
+    reports = Reports()
+    whole = {**EMPTY, "parts": [text("Hi").to_json()], "content": "Hi"}
+    (frame,) = await shown(broken, Snapshot(whole), reports=reports)
+    message = json.loads(frame.data)["message"]
+    assert (message["parts"], message["content"]) == ([HIDDEN], "")
+    assert [type(error) for error in reports.errors] == [LookupError]
