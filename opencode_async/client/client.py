@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
 from opencode_async.client.http import HttpConnection, parsed
 from opencode_async.client.hub import EventHub
 from opencode_async.client.server import Server
+from opencode_async.client.stream import StreamChange, stream
 from opencode_async.errors import NotFoundError, NotRunning, SessionNotFoundError
 from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
 from opencode_async.protocol.events import (
@@ -22,6 +23,7 @@ from opencode_async.protocol.events import (
 from opencode_async.protocol.exchange import Exchange
 from opencode_async.protocol.messages import Usage, WireMessage
 from opencode_async.protocol.permissions import PermissionRule
+from opencode_async.protocol.prompt import check_model, new_part_id, new_prompt_id, prompt_body
 from opencode_async.protocol.wire import mapping, objects, text
 
 PAGE = 50  # messages a page: a turn of 49 steps is one request
@@ -117,6 +119,30 @@ class OpencodeClient:
         return await self.http.read(
             lambda v: [_id(child) for child in objects(v)], "GET", f"/session/{session_id}/children"
         )
+
+    def stream(
+        self,
+        session_id: str,
+        text: str,
+        *,
+        agent: str | None = None,
+        model: str | None = None,
+        system: str | None = None,
+    ) -> AbstractAsyncContextManager[AsyncIterator[StreamChange]]:
+        """Say something in a session and follow the answer, without any database.
+
+        ``async with client.stream(session_id, "Hi") as changes:`` posts it; iterating gives what
+        ``turns.follow`` gives, and ends behind ``Finished``, whose ``message`` has the status, the
+        finish, the error and the reply (no ids: nothing is stored). Leaving the block before that
+        aborts the agent, its subagents first. What the agent asks meanwhile is refused: there is
+        nobody to answer. ``model`` is ``provider/model``. One at a time in a session. Raises
+        ``ValueError``, and what the client raises when the server is lost for longer than 30 s.
+        """
+        check_model(model)
+        body = prompt_body(
+            new_prompt_id(), new_part_id(), text, agent=agent, model=model, system=system
+        )
+        return stream(self, session_id, body)
 
     async def prompt(self, session_id: str, body: dict[str, Any]) -> None:
         """Post a prompt. Returning is not acceptance: see ``Exchange.accepted``."""

@@ -7,9 +7,10 @@ stored message.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from itertools import groupby
+from typing import Any, ClassVar, TypeVar
 
 from opencode_async.protocol.messages import Usage
 from opencode_async.protocol.parts import Part, part_from_json
@@ -133,6 +134,16 @@ class Finished:
 
 ReplyChange = PartAdded | PartDelta | PartUpdated | TodosChanged | Retrying | UsageChanged
 Change = Snapshot | MessageAdded | StatusChanged | ReplyChange | Finished
+ChangeT = TypeVar("ChangeT", bound=Change)
+
+
+def merged(changes: Iterable[ChangeT]) -> Iterator[ChangeT | PartDelta]:
+    """The changes with neighbouring deltas of one part made one: what a burst of tokens becomes."""
+    for index, run in groupby(changes, lambda c: c.index if isinstance(c, PartDelta) else None):
+        if index is None:
+            yield from run
+        else:
+            yield PartDelta(index, "".join(c.delta for c in run if isinstance(c, PartDelta)))
 
 
 def change_from_json(event: str, data: Mapping[str, Any]) -> Change:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from opencode_async.brokers.broker import EventBroker, Frame, turn_topic
@@ -16,9 +15,9 @@ from opencode_async.protocol.changes import (
     Change,
     Finished,
     MessageAdded,
-    PartDelta,
     Snapshot,
     change_from_json,
+    merged,
 )
 from opencode_async.turns.message import message_json
 
@@ -72,15 +71,6 @@ def row_frame(row: MessageMixin, kind: type[Snapshot | MessageAdded | Finished])
     """The whole row as a frame, at the place the row has reached."""
     message = message_json(row)
     return frame_of(kind(message), Cursor.of(row, message["id"]))
-
-
-def merged(changes: Iterable[Change]) -> Iterator[Change]:
-    """The changes with neighbouring deltas of one part made one: what a burst of tokens becomes."""
-    for index, run in groupby(changes, lambda c: c.index if isinstance(c, PartDelta) else None):
-        if index is None:
-            yield from run
-        else:
-            yield PartDelta(index, "".join(c.delta for c in run if isinstance(c, PartDelta)))
 
 
 class FramePublisher:
