@@ -16,11 +16,11 @@ from pathlib import Path
 import uvicorn
 
 from examples.chat.app import create_app
+from examples.server import a_server
 from opencode_async import OpencodeError, Server
-from opencode_async.testing import scripted_server
+from opencode_async.testing import ScriptedServer
 
 SUGGESTIONS = [f"SCRIPT:{name}" for name in ("slow", "reasoning", "bash", "todo", "write")]
-BINARY = ".node/node_modules/.bin/opencode"
 
 
 class Demo(uvicorn.Server):
@@ -52,11 +52,10 @@ async def main() -> None:
         sys.exit(f"Port {port} is in use. Choose another one: PORT={port + 1} make demo")
     with listening:
         here = f"http://127.0.0.1:{port}"
-        if os.environ.get("OPENCODE_BASE_URL"):
-            server = Server.from_env()
-            await Demo(server, f"Chat with {server.url} on {here}", []).serve([listening])
-            return
-        async with scripted_server(Path(".demo"), binary=BINARY) as server:
+        async with a_server(Path(".demo")) as server:
+            if not isinstance(server, ScriptedServer):
+                await Demo(server, f"Chat with {server.url} on {here}", []).serve([listening])
+                return
             banner = (
                 f"Chat and an OpenCode server of its own ({server.url}) on {here}\n"
                 f"The model is a scripted stand-in. Try: {', '.join(SUGGESTIONS)}\n"

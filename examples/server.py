@@ -1,0 +1,24 @@
+"""The OpenCode server that the examples talk to."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from opencode_async import Server
+from opencode_async.testing import scripted_server
+
+BINARY = ".node/node_modules/.bin/opencode"  # where `make demo` installs it
+
+
+@asynccontextmanager
+async def a_server(folder: Path) -> AsyncIterator[Server]:
+    """The one that OPENCODE_BASE_URL names; else one of our own, whose model is a script.
+
+    Nothing to sign in to, nothing leaves the machine; its files are in ``folder``.
+    """
+    if os.environ.get("OPENCODE_BASE_URL"):
+        yield Server.from_env()
+    else:
+        async with scripted_server(folder, binary=BINARY) as server:
+            yield server

@@ -1,0 +1,139 @@
+"""An answer in the terminal: live text, a line for each tool, the cost; Ctrl-C stops the agent.
+
+python -m examples.terminal "What is in this folder?"
+
+OPENCODE_BASE_URL and OPENCODE_SERVER_PASSWORD name the server. Without them a scripted one is
+started, for prompts like SCRIPT:bash.
+"""
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.live import Live
+from rich.segment import Segment
+from rich.spinner import Spinner
+from rich.text import Text
+
+from examples.server import a_server
+from opencode_async import (
+    Change,
+    Finished,
+    OpencodeClient,
+    OpencodeError,
+    PartAdded,
+    PartDelta,
+    PartUpdated,
+    Retrying,
+    Snapshot,
+)
+
+FOLDER = Path(".demo/terminal")
+STATES = {"pending": "…", "running": "…", "completed": "✓", "error": "✗"}
+TARGETS = ("filePath", "command", "pattern", "url", "description")
+Json = dict[str, Any]
+
+
+class Answer:
+    """The parts as they are now: shown live by their last lines, printed whole at the end.
+
+    What was said may be withdrawn (an attempt of the model that failed), so nothing is printed for
+    good before that.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[Json] = []
+        self.doing = "Thinking…"
+        self.finished: Json | None = None
+
+    def take(self, change: Change) -> None:
+        """Take in what the stream tells."""
+        match change:
+            case Finished(message):
+                self.finished = dict(message)
+                self.parts = list(message["parts"])
+            case Snapshot(message):
+                self.parts = list(message["parts"])
+            case PartAdded(_, part):
+                self.parts.append(part.to_json())
+                self.doing = "Working…"
+            case PartDelta(index, delta):
+                part_json = self.parts[index]
+                self.parts[index] = {**part_json, "content": part_json["content"] + delta}
+            case PartUpdated(index, part):
+                self.parts[index] = part.to_json()
+            case Retrying(attempt=attempt, message=reason):
+                self.doing = f"{safe(reason)} (attempt {attempt} failed)"
+
+    def whole(self) -> Group:
+        """All parts."""
+        return Group(*(part_text(part) for part in self.parts if part.get("content") != ""))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        height = (options.height or console.height) - 2
+        for line in console.render_lines(self.whole(), options, pad=False)[-height:]:
+            yield from line
+            yield Segment.line()
+        yield Spinner("dots", self.doing)
+
+
+def part_text(part: Json) -> Text:
+    """One part; a tool's is a line with its state and what it works on."""
+    if part["type"] == "text":
+        return Text(safe(part["content"]) + "\n")
+    if part["type"] == "reasoning":
+        return Text(safe(part["content"]) + "\n", style="dim italic")
+    found = (part["input"].get(name) for name in TARGETS)
+    target = next((str(value) for value in found if value), part.get("title") or "")
+    line = Text.assemble(STATES[part["status"]], " ", (safe(part["tool"]), "bold"), " ")
+    line.append(safe(target.partition("\n")[0]), "cyan")
+    if part.get("error"):
+        line.append(f"\n  {safe(part['error'])}", "red")
+    return line
+
+
+def safe(text: str) -> str:
+    """The text without what a terminal would obey: an agent may write anything."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def bill(message: Json) -> Text:
+    """How it ended and what it cost."""
+    style = "green" if message["status"] == "completed" else "red"
+    reason = message["error"]["message"] if message["error"] else message["finish"] or ""
+    tokens = f"{message['input_tokens']:,} tokens in, {message['output_tokens']:,} out"
+    spent = f"{tokens} · ${message['cost']:.4f}"
+    return Text.assemble((message["status"], style), f" ({safe(reason)}) · ", (spent, "dim"))
+
+
+async def ask(text: str, console: Console) -> bool:
+    """Ask once, in a session of its own; whether the agent completed its answer."""
+    answer = Answer()
+    async with a_server(FOLDER) as server, OpencodeClient(server) as client:
+        session_id = await client.create_session(title=text[:80])
+        try:
+            # Leaving this block, also by Ctrl-C, stops the agent.
+            async with client.stream(session_id, text) as changes:
+                with Live(answer, console=console, transient=True):
+                    async for change in changes:
+                        answer.take(change)
+        finally:
+            console.print(answer.whole())
+    if answer.finished is None:
+        return False
+    console.print(bill(answer.finished))
+    return bool(answer.finished["status"] == "completed")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    try:
+        sys.exit(0 if asyncio.run(ask(sys.argv[1], Console())) else 1)
+    except KeyboardInterrupt:
+        print("Stopped.")
+        sys.exit(130)
+    except OpencodeError as error:
+        sys.exit(str(error))
