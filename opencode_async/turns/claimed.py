@@ -252,7 +252,9 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             return await self._finalize(outcome, cursor)
 
     async def _finalize(self, outcome: Outcome, columns: dict[str, Any]) -> MessageT:
-        return await despite_cancellation(self._lease.finalize(outcome, columns))
+        return await despite_cancellation(
+            self._lease.finalize(outcome, columns), self._wiring.report
+        )
 
     async def _keep_lease(self) -> None:
         """Renew the lease in good time; raises ``LeaseLost``."""

@@ -17,6 +17,7 @@ from opencode_async.database import Sessions, locked
 from opencode_async.database_time import database_time
 from opencode_async.errors import LeaseHeld, LeaseLost, MessageNotFound
 from opencode_async.models import PENDING, TERMINAL, MessageT
+from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.exchange import Outcome
 
 Returned = TypeVar("Returned")
@@ -153,11 +154,15 @@ def unclaimed(kind: type[MessageT]) -> ColumnElement[bool]:
     return kind.lease_owner.is_(None) | (kind.lease_expires_at < database_time())
 
 
-async def despite_cancellation(write: Coroutine[Any, Any, Returned]) -> Returned:
+async def despite_cancellation(
+    write: Coroutine[Any, Any, Returned], report: ErrorReporter
+) -> Returned:
     """Await a final write; a cancellation meanwhile waits for it, within a deadline."""
     task = asyncio.ensure_future(write)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait([task], timeout=FINAL)
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            report(error, severity="warning", context={"during": "a final write"})
         raise

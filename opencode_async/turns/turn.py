@@ -103,7 +103,7 @@ class Turn(Generic[ConversationT, MessageT]):
     async def _give_up(self, lease: Lease[MessageT]) -> None:
         """Release the lease; if that fails it runs out, and what ended the turn is still told."""
         try:
-            await despite_cancellation(lease.release())
+            await despite_cancellation(lease.release(), self._wiring.report)
         except Exception as error:
             context = {"during": "releasing a lease", "message_id": str(self._key)}
             self._wiring.report(error, severity="warning", context=context)

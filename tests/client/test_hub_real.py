@@ -4,86 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
 
 from opencode_async.client.client import OpencodeClient
 from opencode_async.client.hub import Disconnected, Gap, Nudge, Subscription
-from opencode_async.client.server import Server
 from opencode_async.errors import OpencodeConnectionError
 from opencode_async.protocol.events import Event, MessagePartDelta
 from opencode_async.protocol.exchange import Outcome
 from opencode_async.protocol.parts import TextPart
 from opencode_async.protocol.reply import Reply
 from opencode_async.testing import ScriptedServer
-
-
-class Proxy:
-    """Passes bytes on, and knows which of its connections carry an event stream."""
-
-    def __init__(self, server: Server) -> None:
-        self.streams = 0
-        self.away = False
-        self._server = server
-        self._open: list[asyncio.StreamWriter] = []
-
-    def cut(self) -> None:
-        """Break every event stream off, as a lost line does."""
-        for writer in self._open:
-            writer.transport.abort()
-        self._open.clear()
-
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[Server]:
-        async with asyncio.TaskGroup() as serving:
-
-            def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                serving.create_task(self._serve(reader, writer))
-
-            listening = await asyncio.start_server(accept, "127.0.0.1", 0)
-            port = listening.sockets[0].getsockname()[1]
-            yield Server(
-                f"http://127.0.0.1:{port}",
-                password=self._server.password,
-                directory=self._server.directory,
-            )
-            listening.close()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection; the end of either side is the end of both."""
-        if self.away:
-            writer.transport.abort()
-            return
-        url = urlsplit(self._server.url)
-        first = await reader.read(65536)
-        if first.startswith(b"GET /event?"):
-            self.streams += 1
-            self._open.append(writer)
-        upstream_reader, upstream_writer = await asyncio.open_connection(url.hostname, url.port)
-        upstream_writer.write(first)
-        ways = [
-            asyncio.create_task(pass_on(reader, upstream_writer)),
-            asyncio.create_task(pass_on(upstream_reader, writer)),
-        ]
-        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-        for way in ways:
-            way.cancel()
-        await asyncio.wait(ways)
-        for side in (writer, upstream_writer):
-            side.close()
-            with suppress(ConnectionError):
-                await side.wait_closed()
-
-
-async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with suppress(ConnectionError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
+from tests.support.proxy import Proxy
 
 
 @dataclass

@@ -131,6 +131,7 @@ def engine_for(url: str, **options: Any) -> AsyncEngine:
         @event.listens_for(engine.sync_engine, "connect")
         def pragmas(connection: Any, record: object) -> None:
             connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute("PRAGMA synchronous=NORMAL")
             connection.execute("PRAGMA busy_timeout=10000")
 
     return engine

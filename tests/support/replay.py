@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from opencode_async import (
@@ -84,8 +84,9 @@ STREAMED = (
 )
 
 
-def assert_replay_is(changes: Iterable[Change], stored: dict[str, Any]) -> None:
+def assert_replay_is(changes: Sequence[Change], stored: dict[str, Any]) -> None:
     """What a follower has at the end is what is stored, before ``finished`` says it and after."""
     state, finished = replay(changes)
     assert finished == stored
-    assert {key: state[key] for key in STREAMED} == {key: stored[key] for key in STREAMED}
+    differing = {k: (state[k], stored[k]) for k in STREAMED if state[k] != stored[k]}
+    assert not differing, [change.event for change in changes]

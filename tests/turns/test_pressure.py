@@ -1,0 +1,45 @@
+"""Hundreds at once, and a server that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from opencode_async.testing import ScriptedServer
+from opencode_async.turns.message import message_json
+from tests.support.hosts import host, nowhere
+from tests.support.proxy import Proxy
+from tests.support.replay import replay
+from tests.turns.ended import PATIENT, run
+
+TURNS = 200
+
+
+@pytest.mark.timeout(180)
+async def test_two_hundred_turns_with_a_follower_each_over_one_connection_upstream(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    proxy = Proxy(opencode)
+    async with (
+        proxy.running() as server,
+        host(database_url, server, timings=PATIENT, dispatch=nowhere) as app,
+    ):
+
+        async def one(number: int) -> int:
+            said = " ".join(f"word{number}.{word}" for word in range(30))
+            row, changes = await run(app, await app.conversation(), f"SCRIPT:text {said}")
+            assert (row.status, row.content) == ("completed", said)
+            state, finished = replay(changes)
+            assert finished == message_json(row)
+            # A follower may be told of nothing but the end where so many want the same database.
+            assert all(said.startswith(part["content"]) for part in state["parts"])
+            return len(changes)
+
+        async with asyncio.TaskGroup() as tasks:
+            turns = [tasks.create_task(one(number)) for number in range(TURNS)]
+        grew = sum(turn.result() > 2 for turn in turns)
+        print(f"{TURNS} turns, {grew} of them heard as they grew, {proxy.streams} stream upstream")
+        assert proxy.streams == 1
+        assert app.reports.errors == []
+        assert app.checked_out() == 0
