@@ -151,7 +151,7 @@ async def host(
     base, tables = (
         (OldBase, Tables(Thread, Entry)) if old else (Base, Tables(Conversation, Message))
     )
-    engine = engine_for(url, pool_size=pool_size)
+    engine = engine_for(url, pool_size=pool_size, max_overflow=0)
     reports = Reports()
     async with engine.begin() as connection:
         await connection.run_sync(base.metadata.create_all)
