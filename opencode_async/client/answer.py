@@ -160,6 +160,8 @@ class Answer:
             # In this order: what is read after the session came to rest is the end of it.
             resting = self._reply.idle or await self._at_rest()
             exchange = await self._exchange()
+            if self._reply.idle and await self._is_early(exchange):
+                self._reply.idle = resting = False
             if catch_up:
                 await self._catch_up(exchange)
             if self._stopping_since is not None and not resting:
@@ -207,6 +209,14 @@ class Answer:
         if self._now() - self._posted < JUST_POSTED:
             return False
         return not await self._client.busy(self._reply.session_id)
+
+    async def _is_early(self, exchange: Exchange) -> bool:
+        """Whether the idle cannot be this turn's: that of the one before it may come late."""
+        if exchange.concluded or (self._reply.error is not None and not exchange.answers):
+            return False
+        if not exchange.answers and self._now() - self._posted < JUST_POSTED:
+            return True
+        return await self._client.busy(self._reply.session_id)
 
     async def _exchange(self) -> Exchange:
         session_id, prompt_id = self._reply.session_id, self._reply.prompt_id

@@ -79,6 +79,14 @@ class Exchange:
         return bool(self.answers) and self.answers[-1].info.completed
 
     @property
+    def concluded(self) -> bool:
+        """Whether the newest answer says itself that it is the last; a step's does not."""
+        if not self.complete:
+            return False
+        info = self.answers[-1].info
+        return info.error is not None or info.finish not in (None, "tool-calls")
+
+    @property
     def parts(self) -> tuple[Part, ...]:
         """The answers' parts in order."""
         return tuple(part for message in self.answers for part in message.parts)

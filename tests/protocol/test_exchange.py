@@ -196,6 +196,22 @@ def test_with_no_answer_yet_nothing_is_complete() -> None:
     assert (turn.complete, turn.parts, turn.usage) == (False, (), Usage())
 
 
+@pytest.mark.parametrize(
+    ("info", "concluded"),
+    [
+        ({"completed": False, "finish": "stop"}, False),
+        ({"completed": True}, False),
+        ({"completed": True, "finish": "tool-calls"}, False),
+        ({"completed": True, "finish": "stop"}, True),
+        ({"completed": True, "finish": "length"}, True),
+        ({"completed": True, "error": failure("APIError")}, True),
+    ],
+)
+def test_a_step_does_not_say_that_it_is_the_last(info: dict[str, Any], concluded: bool) -> None:
+    made = exchange(stored_prompt(), stored(answer_info(**info)))
+    assert made.concluded is concluded
+
+
 def test_a_prompt_posted_again_keeps_the_answers_made_before() -> None:
     """Posting again moves the message's time, not its place."""
     turn = exchange(
