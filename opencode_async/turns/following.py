@@ -154,10 +154,10 @@ class Following(Generic[ConversationT, MessageT]):
                 query = select(kind.position).where(mine, kind.id == key)
                 if (position := await db.scalar(query)) is not None:
                     return position - 1
-            live = select(func.min(kind.position)).where(mine, kind.status.in_(LIVE))
-            if (oldest := await db.scalar(live)) is not None:
-                return oldest - 1
-            return await db.scalar(select(func.max(kind.position)).where(mine)) or 0
+            # In one statement: a turn that starts between two would be in neither.
+            oldest_live = func.min(kind.position).filter(kind.status.in_(LIVE)) - 1
+            start = func.coalesce(oldest_live, func.max(kind.position), 0)
+            return await db.scalar(select(start).where(mine)) or 0
 
     async def _frames(self, key: Any, feed: Feed, at: Cursor) -> Batches:
         """What the broker has, until it is the row's turn again to say what is."""

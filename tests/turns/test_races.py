@@ -207,3 +207,19 @@ async def test_rest_failing_for_a_moment_is_forgotten(
         result = await app.agent.turns.run(message.id)
     assert failed.is_set()
     assert (result.status, result.error) == ("completed", None)
+
+
+async def test_who_follows_a_conversation_just_as_a_turn_starts_is_not_ahead_of_it(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with host(database_url, opencode, dispatch=nowhere) as app:
+        following = app.agent.turns.following
+        for _ in range(20):
+            conversation = await app.conversation()
+            looking = [asyncio.create_task(following.start_of(conversation, None))]
+            posting = asyncio.create_task(app.agent.turns.start(conversation, "SCRIPT:text No."))
+            while not posting.done():
+                await following.place_of(None)
+                looking.append(asyncio.create_task(following.start_of(conversation, None)))
+            starts = await asyncio.gather(*looking)
+            assert max(starts) < (await posting).position
