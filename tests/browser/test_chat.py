@@ -1,61 +1,14 @@
 """The example chat in a real browser, on a real OpenCode server and a SQLite file."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
+import json
+from typing import Any
 
-import pytest
-from playwright.async_api import Browser, Locator, Page, async_playwright, expect
+from playwright.async_api import Browser, Locator, Page, Route, expect
 
-from examples.chat.app import create_app
-from opencode_async import Server
-from tests.support.serving import serving
+from tests.browser.chat import ask, has_ended
 
 SLOW = 'SCRIPT:slow {"n": 30, "delay": 0.2}'
 TICKS = " ".join(f"tick{i}" for i in range(30))
-
-
-@pytest.fixture
-async def url(opencode: Server, tmp_path: Path) -> AsyncIterator[str]:
-    """Where the example chat is served."""
-    database_url = f"sqlite+aiosqlite:///{tmp_path}/chat.db"
-    app = create_app(opencode, database_url, suggestions=["SCRIPT:reasoning"])
-    async with serving(app) as client:
-        yield str(client.base_url)
-
-
-@pytest.fixture
-async def browser(chromium: Path) -> AsyncIterator[Browser]:
-    """A headless Chromium."""
-    async with async_playwright() as playwright:
-        # As root, which test machines are, Chromium does not start with its sandbox.
-        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        yield browser
-        await browser.close()
-
-
-@pytest.fixture
-async def page(browser: Browser, url: str) -> AsyncIterator[Page]:
-    """The chat, opened by a new visitor; no test may leave an error in the console."""
-    complaints: list[str] = []
-    context = await browser.new_context()
-    context.on("weberror", lambda error: complaints.append(str(error.error)))
-    context.on("console", lambda message: complaints.append(message.text))
-    page = await context.new_page()
-    await page.goto(url)
-    yield page
-    assert complaints == []
-
-
-async def ask(page: Page, text: str) -> Locator:
-    """Send a text; the answer's element."""
-    await page.get_by_test_id("composer").fill(text)
-    await page.get_by_test_id("composer").press("Enter")
-    await expect(page.get_by_test_id("message-user").last).to_have_text(text)
-    return page.get_by_test_id("message-assistant").last
-
-
-async def has_ended(answer: Locator, status: str) -> None:
-    await expect(answer).to_have_attribute("data-status", status, timeout=20_000)
 
 
 async def test_an_answer_grows_and_survives_a_reload(page: Page) -> None:
@@ -131,6 +84,99 @@ async def test_reasoning_is_folded_and_tools_are_cards(page: Page) -> None:
     await expect(card.get_by_text("6 times 7 is 42")).to_be_hidden()
     await card.locator("summary").click()
     await expect(card.get_by_text("6 times 7 is 42")).to_be_visible()
+
+
+async def cards(answer: Locator) -> list[tuple[str, ...]]:
+    """The name, the target and the state that each tool card shows."""
+    shown = []
+    for card in await answer.get_by_test_id("tool-card").all():
+        parts = [card.locator(f"summary .{part}") for part in ("name", "target", "state")]
+        shown.append(tuple([await part.inner_text() for part in parts]))
+    return shown
+
+
+async def test_a_tool_card_says_what_it_is_used_on(page: Page) -> None:
+    path = f"{'a-folder-of-many/' * 5}notes.txt"
+    todos = [
+        {"content": words, "status": status, "priority": "high"}
+        for words, status in (("Begin", "completed"), ("End", "pending"))
+    ]
+    change = {"filePath": path, "oldString": "one", "newString": "two"}
+    job = {"description": "A job", "prompt": "SCRIPT:text Done.", "subagent_type": "general"}
+    fetched = {"url": "http://127.0.0.1:9/", "format": "text", "timeout": 2}
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("bash", {"command": "echo hi", "description": "Says hi"}),
+        ("write", {"filePath": path, "content": "one\n"}),
+        ("read", {"filePath": path}),
+        ("edit", change),
+        ("read", {"filePath": "not-there.txt"}),
+        ("todowrite", {"todos": todos}),
+        ("task", job),
+        ("webfetch", fetched),
+        ("no_such_tool", {}),
+    ]
+    script = json.dumps([{"name": name, "args": args} for name, args in calls])
+    await page.set_viewport_size({"width": 390, "height": 844})
+
+    answer = await ask(page, f"SCRIPT:tools {script}")
+
+    await has_ended(answer, "completed")
+    assert await cards(answer) == [
+        ("bash", "echo hi", "done"),
+        ("write", path, "done"),
+        ("read", path, "done"),
+        ("edit", path, "done"),
+        ("read", "not-there.txt", "failed"),
+        ("todowrite", "1 of 2 done", "done"),
+        ("task", "A job", "done"),
+        ("webfetch", "http://127.0.0.1:9/", "failed"),
+        ("no_such_tool", "", "failed"),
+    ]
+    failures = answer.locator(".failure:visible")
+    await expect(failures).to_have_count(3)
+    await expect(failures.last).to_contain_text("Model tried to call unavailable tool")
+
+    answer = await ask(page, "SCRIPT:question")
+    await has_ended(answer, "completed")
+    assert await cards(answer) == [("question", "Which colour should it be?", "failed")]
+
+
+async def test_a_tool_card_says_how_far_it_is(page: Page) -> None:
+    patch = "*** Begin Patch\n*** Add File: a.txt\n+one\n*** Delete File: b.txt\n*** End Patch"
+    tools = [
+        {"tool": "apply_patch", "status": "completed", "input": {"patchText": patch}},
+        {"tool": "bash", "status": "pending", "input": {}},
+        {"tool": "bash", "status": "running", "input": {"command": "sleep 1"}},
+        {"tool": "read", "status": "error", "input": {"filePath": "/a.txt"}, "error": "Denied."},
+        {"tool": "of_a_plugin", "status": "completed", "input": {"x": 1}, "title": "What it did"},
+    ]
+
+    async def with_tools(route: Route) -> None:
+        """The conversation, with tools in its answer that the scripted model does not have."""
+        response = await route.fetch()
+        conversation = await response.json()
+        parts = [{"id": str(at), "type": "tool", **tool} for at, tool in enumerate(tools)]
+        conversation["messages"][-1]["parts"] = parts
+        await route.fulfill(response=response, json=conversation)
+
+    answer = await ask(page, "SCRIPT:text Nothing yet.")
+    await has_ended(answer, "completed")
+    await page.route("**/agent/conversations/*?limit=50", with_tools)
+    await page.reload()
+    await expect(answer.get_by_test_id("tool-card")).to_have_count(5)
+
+    assert await cards(answer) == [
+        ("apply_patch", "a.txt, b.txt", "done"),
+        ("bash", "", "waiting"),
+        ("bash", "sleep 1", "running…"),
+        ("read", "/a.txt", "failed"),
+        ("of_a_plugin", "What it did", "done"),
+    ]
+    await expect(answer.get_by_text("Denied.")).to_be_visible()
+    await answer.locator("summary").first.click()
+    await expect(answer.get_by_role("group", name="Input").first).to_have_text(
+        f"patchText:\n{patch}", use_inner_text=True
+    )
 
 
 async def test_the_plan_is_shown(page: Page) -> None:
