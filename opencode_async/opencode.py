@@ -157,7 +157,7 @@ class Opencode(Generic[ConversationT, MessageT]):
         self,
         *,
         access: AccessDependency,
-        tags: Sequence[str | Enum] = ("opencode",),
+        tags: Sequence[str | Enum] | None = None,
         dependencies: Sequence[params.Depends] = (),
         responses: dict[int | str, dict[str, Any]] | None = None,
         include_in_schema: bool = True,
@@ -168,14 +168,17 @@ class Opencode(Generic[ConversationT, MessageT]):
     ) -> APIRouter:
         """The routes of this agent, to include in an app.
 
-        ``access`` is a FastAPI dependency that returns the ``Access`` of whoever asks. ``agents``
+        ``access`` is a FastAPI dependency that returns the ``Access`` of whoever asks. ``tags`` are
+        the agent's ``name`` unless given, which begins every operation id, too. ``agents``
         and ``models`` (``provider/model``) are what a browser may ask for, nothing unless listed.
         ``max_text`` limits a message, in characters. ``show`` is given each part and returns what
         end users may see of it: the part, one with less in it, or ``None``; it must depend on the
         part alone.
         """
         rules = PostRules(agents=tuple(agents), models=tuple(models), max_text=max_text)
-        options = RouterOptions(list(tags), list(dependencies), responses, include_in_schema)
+        options = RouterOptions(
+            list(tags or [self.name]), list(dependencies), responses, include_in_schema
+        )
         return build_router(self, access, rules, self._shown(show), options)
 
     async def sse(self, message_id: Any, request: Request, *, show: Show | None = None) -> Response:

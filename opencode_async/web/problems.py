@@ -12,6 +12,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -24,6 +25,7 @@ from opencode_async.errors import (
 )
 from opencode_async.web.sse import FollowerResponse
 
+UNREADABLE = (UnicodeDecodeError, RecursionError)  # what json raises beside JSONDecodeError
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -88,6 +90,11 @@ class ProblemRoute(APIRoute):
                     for e in error.errors()
                 ]
                 return problem(422, "invalid-request", "The request is not valid.", errors=errors)
+            except HTTPException as error:
+                # FastAPI's own word for a body that cannot be read; any other is the host's.
+                if not isinstance(error.__cause__, UNREADABLE):
+                    raise
+                return problem(400, "unreadable-body", "The body is not readable JSON.")
             except OpencodeError as error:
                 known = PROBLEMS.get(type(error))
                 if known is None:

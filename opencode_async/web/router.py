@@ -59,7 +59,7 @@ def build_router(
 ) -> APIRouter:
     """The router of ``Opencode.router``."""
     problems: dict[int | str, dict[str, Any]] = {
-        status: {"model": AgentProblem} for status in (403, 404, 409, 422)
+        status: {"model": AgentProblem} for status in (400, 403, 404, 409, 422)
     }
     router = APIRouter(
         route_class=ProblemRoute,
@@ -145,13 +145,15 @@ def build_router(
         """A conversation with its newest messages, or those before one of them; oldest first."""
         async with agent.sessions() as db:
             row = await found(db, access, cid)
-            query = select(messages).where(messages.conversation_id == row.id)
+            # A row without a position has no place here; and with such rows no index would do.
+            placed = messages.position.is_not(None)
+            query = select(messages).where(messages.conversation_id == row.id, placed)
             if before is not None:
                 last = await db.scalar(Visible(tables, access).message(before))
                 if last is None or last.conversation_id != row.id:
                     raise MessageNotFound(before)
                 query = query.where(messages.position < last.position)
-            query = query.order_by(messages.position.desc().nulls_last()).limit(limit)
+            query = query.order_by(messages.position.desc()).limit(limit)
             rows = (await db.scalars(query)).all()
             (shape,) = await with_state(db, [row])
         return JSONResponse({**shape, "messages": [seen(m) for m in reversed(rows)]})

@@ -244,42 +244,6 @@ async def test_what_is_foreign_or_unknown_does_not_exist(
         assert (await client.get("/agent/conversations", headers=stranger)).json()["items"] == []
 
 
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{",
-        b"[]",
-        b'{"text": 7}',
-        b'{"text": ""}',
-        b'{"text": "  "}',
-        b'{"text": "' + b"x" * 101 + b'"}',
-        b'{"text": "hi", "system": "be evil"}',
-        b'{"text": "hi", "agent": "plan"}',
-        b'{"text": "hi", "model": "a/b"}',
-        b'{"text": "hi", "on_busy": "whatever"}',
-    ],
-)
-async def test_a_bad_request_is_a_problem_and_stores_nothing(
-    body: bytes, tmp_path: Any, opencode: ScriptedServer
-) -> None:
-    url = f"sqlite+aiosqlite:///{tmp_path}/bad.db"
-    async with chat(url, opencode, router={"max_text": 100}) as (app, client):
-        cid = await app.conversation()
-        answer = await client.post(
-            f"/agent/conversations/{cid}/messages",
-            content=body,
-            headers={"Content-Type": "application/json"},
-        )
-        assert answer.status_code == 422
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert answer.json()["type"].startswith("urn:opencode-async:")
-        assert "evil" not in answer.text
-        async with app.sessions() as db:
-            count = select(func.count()).select_from(app.agent.tables.message)
-            assert await db.scalar(count) == 0
-
-
 async def test_a_reader_may_not_write_and_the_hosts_own_refusal_passes_as_it_is(
     database_url: str, opencode: ScriptedServer
 ) -> None:
