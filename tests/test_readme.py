@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from opencode_async import MessageMixin
+from opencode_async import MessageMixin, ReasoningPart
 from opencode_async.testing import ScriptedServer
 from tests.support.hosts import engine_for
 from tests.support.serving import listening, serving
@@ -42,7 +42,8 @@ async def execute(code: str, names: dict[str, Any]) -> None:
 
 
 def test_every_python_block_is_known_here() -> None:
-    assert set(BLOCKS) == {"quickstart", "turn", "turns", "settings", "testing", "errors"}
+    run = {"quickstart", "turn", "turns", "settings", "show", "script", "testing", "errors"}
+    assert set(BLOCKS) == run
     assert README.count("```python") == len(BLOCKS)
 
 
@@ -91,6 +92,9 @@ async def test_the_blocks_for_python_run_in_turn(
         db.add(another)
         await db.commit()
         await execute(BLOCKS["testing"], names | {"conversation": another})
+        await execute(BLOCKS["script"].replace(SERVER, "server"), names)
+        await execute(BLOCKS["show"], names)
+        assert names["show"](ReasoningPart("prt_1", "Hm.")) is None
         await execute(BLOCKS["settings"], names)
         settings = await names["settings_for"](conversation)
         assert settings.system == "You work for user 1."

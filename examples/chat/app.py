@@ -21,6 +21,13 @@ from opencode_async import Access, ConversationMixin, MessageMixin, Opencode, Se
 
 PAGE = Path(__file__).with_name("index.html")
 SQLITE = Path(".demo/chat.db")
+# Readers and writers let each other be; a commit need not wait for the disk; writers queue.
+PRAGMAS = (
+    "journal_mode = wal",
+    "synchronous = normal",
+    "busy_timeout = 10000",
+    "foreign_keys = on",
+)
 YEAR = 365 * 24 * 3600
 
 
@@ -95,7 +102,7 @@ def create_engine(url: str | None) -> AsyncEngine:
 
         @event.listens_for(engine.sync_engine, "connect")
         def configure(connection: Any, record: object) -> None:
-            for pragma in ("journal_mode = wal", "busy_timeout = 5000", "foreign_keys = on"):
+            for pragma in PRAGMAS:
                 connection.execute(f"PRAGMA {pragma}").close()
 
     return engine
