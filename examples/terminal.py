@@ -8,6 +8,7 @@ started, for prompts like SCRIPT:bash.
 
 import asyncio
 import sys
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from opencode_async import (
 FOLDER = Path(".demo/terminal")
 STATES = {"pending": "…", "running": "…", "completed": "✓", "error": "✗"}
 TARGETS = ("filePath", "command", "pattern", "url", "description")
+JOINTS = "\n\t\u200d"  # the last one makes one emoji of several
 Json = dict[str, Any]
 
 
@@ -96,7 +98,12 @@ def part_text(part: Json) -> Text:
 
 def safe(text: str) -> str:
     """The text without what a terminal would obey: an agent may write anything."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    return "".join(c if c.isprintable() or c in JOINTS or space(c) else "\ufffd" for c in text)
+
+
+def space(character: str) -> bool:
+    """Whether it is one of the many spaces, which Python does not call printable."""
+    return unicodedata.category(character) == "Zs"
 
 
 def bill(message: Json) -> Text:

@@ -177,7 +177,10 @@ class Opencode(Generic[ConversationT, MessageT]):
         """
         rules = PostRules(agents=tuple(agents), models=tuple(models), max_text=max_text)
         options = RouterOptions(
-            list(tags or [self.name]), list(dependencies), responses, include_in_schema
+            [self.name] if tags is None else list(tags),
+            list(dependencies),
+            responses,
+            include_in_schema,
         )
         return build_router(self, access, rules, self._shown(show), options)
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 JUST_POSTED = (
     2.0  # s after a prompt in which an idle status says nothing (OpenCode 1.18.33, measured)
 )
+ABORT_AGAIN = 0.2  # s between two aborts of a session that is to stop
 NOBODY = "Nobody is here to answer. Go on without it, or say what you would have needed."
 NOT_ACCEPTED = Outcome(
     "error", None, TurnError("not_accepted", "The agent's server did not take the message.")
@@ -86,6 +87,8 @@ class Answer:
         self._refused_since: float | None = None
         self._resting_since: float | None = None
         self._stopping_since: float | None = None
+        self._aborted = -math.inf
+        self._doubtful = False  # whether an idle came too early to be believed
 
     async def post(self) -> None:
         """Send the prompt. Raises what the client raises."""
@@ -105,11 +108,11 @@ class Answer:
             if items and not self._reply.idle:
                 self._resting_since = None
             self._give_up_waiting()
-            look = resumed or self._reply.settled
+            look = resumed or self._reply.settled or self._must_abort()
 
     async def _next(self) -> list[Item]:
         """What has come, or nothing after as long a silence as the situation bears."""
-        unsettled = (self._outages, self._resting_since, self._stopping_since)
+        unsettled = (self._outages, self._resting_since, self._stopping_since, self._doubtful)
         watchful = not self._reply.accepted or self._reply.idle or any(unsettled)
         try:
             async with asyncio.timeout(self._timings.settle if watchful else self._timings.look):
@@ -160,11 +163,14 @@ class Answer:
             # In this order: what is read after the session came to rest is the end of it.
             resting = self._reply.idle or await self._at_rest()
             exchange = await self._exchange()
-            if self._reply.idle and await self._is_early(exchange):
-                self._reply.idle = resting = False
+            self._doubtful = False
+            if self._reply.idle and not exchange.concluded:
+                resting = self._reply.idle = not await self._is_early(exchange)
+                if resting:
+                    exchange = await self._exchange()
             if catch_up:
                 await self._catch_up(exchange)
-            if self._stopping_since is not None and not resting:
+            if not resting and self._must_abort():
                 await self._abort()  # an abort before the model was called stops nothing
         except (OpencodeConnectionError, ServerError) as error:
             if isinstance(error, (AuthenticationError, BadRequestError, NotFoundError)):
@@ -212,9 +218,9 @@ class Answer:
 
     async def _is_early(self, exchange: Exchange) -> bool:
         """Whether the idle cannot be this turn's: that of the one before it may come late."""
-        if exchange.concluded or (self._reply.error is not None and not exchange.answers):
-            return False
-        if not exchange.answers and self._now() - self._posted < JUST_POSTED:
+        begun = exchange.answers or self._reply.error is not None
+        if not begun and self._now() - self._posted < JUST_POSTED:
+            self._doubtful = True
             return True
         return await self._client.busy(self._reply.session_id)
 
@@ -247,15 +253,37 @@ class Answer:
 
     async def _abort(self) -> None:
         """Stop the agent, subagents first."""
+        self._aborted = self._now()
         if self._stopping_since is None:
-            self._stopping_since = self._now()
+            self._stopping_since = self._aborted
         try:
             await self._client.abort_tree(self._reply.session_id)
         except OpencodeError as error:
             self._report(error, severity="warning", context={"during": "aborting"})
 
+    def _must_abort(self) -> bool:
+        """Whether the agent should have stopped by now and may not have."""
+        overdue = self._now() - self._aborted >= self._timings.settle
+        return self._stopping_since is not None and overdue
+
     def _stopping_for(self) -> float:
         return 0.0 if self._stopping_since is None else self._now() - self._stopping_since
+
+
+async def stop_session(client: OpencodeClient, session_id: str, *, begun: bool) -> None:
+    """Abort a session, its subagents first, until it is at rest.
+
+    Unless its answer has ``begun``, it is aborted for two seconds: an abort before the model is
+    called stops nothing, and until then the session's status does not say that it is at work
+    (OpenCode 1.18.33, measured).
+    """
+    now = asyncio.get_running_loop().time
+    since = -math.inf if begun else now()
+    while True:
+        await client.abort_tree(session_id)
+        if now() - since >= JUST_POSTED and not await client.busy(session_id):
+            return
+        await asyncio.sleep(ABORT_AGAIN)
 
 
 async def become(reply: Reply, exchange: Exchange, publish: Publish) -> None:

@@ -131,12 +131,14 @@ class OpencodeClient:
     ) -> AbstractAsyncContextManager[AsyncIterator[StreamChange]]:
         """Say something in a session and follow the answer, without any database.
 
-        ``async with client.stream(session_id, "Hi") as changes:`` posts it; iterating gives what
-        ``turns.follow`` gives, and ends behind ``Finished``, whose ``message`` has the status, the
-        finish, the error and the reply (no ids: nothing is stored). Leaving the block before that
-        aborts the agent, its subagents first. What the agent asks meanwhile is refused: there is
-        nobody to answer. ``model`` is ``provider/model``. One at a time in a session. Raises
-        ``ValueError``, and what the client raises when the server is lost for longer than 30 s.
+        ``async with client.stream(session_id, "Hi") as changes:`` posts it; iterating gives the
+        changes of an answer that begins empty, and ends behind ``Finished``, whose ``message`` has
+        the status, the finish, the error and the reply (no ids: nothing is stored; a ``Snapshot``
+        has the reply alone). Leaving the block before that aborts the agent, its subagents first,
+        which takes 2 s if it had not begun, and at most 10 s. What the agent asks meanwhile is
+        refused: there is nobody to answer. ``model`` is ``provider/model``. One at a time in a
+        session. Raises ``ValueError``, and what the client raises when the server is lost for
+        longer than 30 s.
         """
         check_model(model)
         body = prompt_body(

@@ -10,9 +10,14 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from opencode_async.client.answer import Answer, become
+from opencode_async.client.answer import Answer, become, stop_session
 from opencode_async.client.hub import Subscription
-from opencode_async.errors import OpencodeError
+from opencode_async.errors import (
+    AuthenticationError,
+    BadRequestError,
+    NotFoundError,
+    OpencodeError,
+)
 from opencode_async.protocol.changes import Finished, ReplyChange, Snapshot, merged
 from opencode_async.protocol.exchange import Outcome
 from opencode_async.protocol.messages import Usage
@@ -37,8 +42,12 @@ class Listener:
         body: dict[str, Any],
         told: MemoryObjectSendStream[Sequence[StreamChange]],
     ) -> None:
-        self.settled = False
+        self._client = client
         self._told = told
+        self._timings = Timings()
+        self._settled = False
+        self._heard_out = False
+        self._listening: asyncio.Task[None] | None = None
         self._reply = Reply(session_id, body["messageID"])
         self._answer = Answer(
             client,
@@ -47,22 +56,54 @@ class Listener:
             body,
             publish=self._publish,
             report=client.error_reporter,
-            timings=Timings(),
+            timings=self._timings,
         )
 
     async def post(self) -> None:
-        """Send the prompt. Raises what the client raises."""
-        await self._answer.post()
+        """Send the prompt and begin to listen. Raises what the client raises."""
+        try:
+            await self._answer.post()
+        except (AuthenticationError, BadRequestError, NotFoundError):
+            self._settled = True  # nothing was begun
+            raise
+        self._listening = asyncio.create_task(self._listen(), name="opencode answer")
 
-    async def listen(self) -> None:
-        """Follow the answer to its end. Raises what ends it otherwise."""
+    async def read(
+        self, telling: MemoryObjectReceiveStream[Sequence[StreamChange]]
+    ) -> AsyncGenerator[StreamChange, None]:
+        """The changes to the end. Raises what ends it otherwise."""
+        async for batch in telling:
+            for change in batch:
+                yield change
+        if self._listening is not None:
+            self._heard_out = True
+            await self._listening
+
+    async def close(self) -> None:
+        """Listen no more; stop an agent that is still at work: it would go on, and cost."""
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.wait([self._listening])
+            failed = not self._listening.cancelled() and self._listening.exception()
+            if failed and not self._heard_out:
+                self._failed(failed, during="listening to an answer")
+        if self._settled:
+            return
+        try:
+            async with asyncio.timeout(self._timings.stop):
+                reply = self._reply
+                await stop_session(self._client, reply.session_id, begun=reply.begun)
+        except (OpencodeError, TimeoutError) as error:
+            self._failed(error, during="stopping an answer")
+
+    async def _listen(self) -> None:
         with self._told:
             ending = await self._answer.listen(resumed=False)
             usage = self._reply.usage
             if ending.exchange is not None:
                 await become(self._reply, ending.exchange, self._publish)
                 usage = ending.exchange.usage
-            self.settled = ending.settled
+            self._settled = ending.settled
             await self._told.send(
                 [Finished({**outcome_json(ending.outcome), **self._state(usage)})]
             )
@@ -72,6 +113,10 @@ class Listener:
             await self._told.send([Snapshot(self._state(self._reply.usage))])
         elif changes:
             await self._told.send(list(merged(changes)))
+
+    def _failed(self, error: BaseException, *, during: str) -> None:
+        context = {"during": during, "session_id": self._reply.session_id}
+        self._client.error_reporter(error, severity="warning", context=context)
 
     def _state(self, usage: Usage) -> dict[str, Any]:
         return reply_json(self._reply.result(), self._reply.todos, usage)
@@ -86,38 +131,16 @@ async def stream(
     async with client.hub.subscribe(session_id) as events:
         with told, telling:
             listener = Listener(client, events, session_id, body, told)
-            await listener.post()
-            listening = asyncio.create_task(listener.listen(), name=f"opencode {session_id}")
             try:
-                async with aclosing(_read(telling, listening)) as changes:
+                await listener.post()
+                async with aclosing(listener.read(telling)) as changes:
                     yield changes
             finally:
-                listening.cancel()
-                await asyncio.wait([listening])
-                if not listener.settled:
-                    await _abandon(client, session_id)
-
-
-async def _read(
-    telling: MemoryObjectReceiveStream[Sequence[StreamChange]], listening: asyncio.Task[None]
-) -> AsyncGenerator[StreamChange, None]:
-    async for batch in telling:
-        for change in batch:
-            yield change
-    await listening
+                with anyio.CancelScope(shield=True):  # who left by a cancellation wants it, too
+                    await listener.close()
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:
     """How an answer ended, in the contract's fields."""
     error = outcome.error and {"code": outcome.error.code, "message": outcome.error.message}
     return {"status": outcome.status, "finish": outcome.finish, "error": error}
-
-
-async def _abandon(client: OpencodeClient, session_id: str) -> None:
-    """Stop an agent that nobody listens to any more; it would go on, and cost."""
-    try:
-        async with asyncio.timeout(Timings().stop):
-            await client.abort_tree(session_id)
-    except (OpencodeError, TimeoutError) as error:
-        context = {"during": "abandoning an answer", "session_id": session_id}
-        client.error_reporter(error, severity="warning", context=context)

@@ -76,6 +76,11 @@ class Reply:
         return newest is None or newest.completed
 
     @property
+    def begun(self) -> bool:
+        """Whether there is an answer, however short."""
+        return bool(self._answers)
+
+    @property
     def usage(self) -> Usage:
         """What the answers so far have cost, without children."""
         return Usage.total(info.usage for info in self._answers.values())
@@ -151,7 +156,7 @@ class Reply:
         unknown = texts[-1].id if texts and not final and not texts[-1].content else None
         # REST may still lag behind the stream; only at the end does it lack what never was.
         in_order = truth[: len(known)] == known or (not final and known[: len(truth)] == truth)
-        planned = self._plan(todos_of(parts))
+        planned = self._plan(todos_of(parts, final=final))
         if in_order:
             changes = [c for p in parts for c in self._put(p, ended=final or _is_over(p, unknown))]
             return changes + planned
@@ -174,7 +179,8 @@ class Reply:
         new = info.id not in self._answers
         # A later answer means that what an earlier one left open will never be completed.
         changes = self._withdraw() if new else []
-        self._answers[info.id] = info
+        if new or info.completed or not self._answers[info.id].completed:
+            self._answers[info.id] = info  # else from before its end, which REST told first
         for event in early:
             changes += self.apply(event)
         usage = self.usage

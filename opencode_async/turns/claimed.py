@@ -15,7 +15,7 @@ from typing import Any, Generic
 from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
 
 from opencode_async.brokers.broker import EventBroker
-from opencode_async.client.answer import STOPPED, Answer, Ending, become
+from opencode_async.client.answer import STOPPED, Answer, Ending, become, stop_session
 from opencode_async.client.hub import Nudge, Subscription
 from opencode_async.database import Sessions, key_of
 from opencode_async.errors import (
@@ -90,6 +90,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         self._subscription: Subscription | None = None
         self._stopping = row.stop_requested is not None
         self._over = asyncio.Event()
+        self._disordered = False
 
     def stop(self) -> None:
         """The row's ``stop_requested`` is set: abort."""
@@ -135,7 +136,8 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             return
         try:
             async with asyncio.timeout(self._wiring.timings.stop):
-                await self._session.abort()
+                reply = self._reply
+                await stop_session(self._session.client, reply.session_id, begun=reply.begun)
         except (OpencodeError, TimeoutError) as error:
             self._failed(error, "warning", during="abandoning a turn")
 
@@ -211,10 +213,12 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
 
     async def _publish(self, changes: Sequence[ReplyChange] | None) -> None:
         """Tell followers and observers; ``None`` when the parts stand in another order now."""
-        if changes is None:
+        if changes is None or self._disordered:
+            self._disordered = True  # until they know the order, no index means anything to them
             try:
                 await self._publish_anew()
-            except (SQLAlchemyError, OSError) as error:  # they get the whole at the end
+                self._disordered = False
+            except (SQLAlchemyError, OSError) as error:
                 self._failed(error, "warning", during="publishing a snapshot")
         elif changes:
             await self._publisher.publish(changes)

@@ -25,7 +25,8 @@ from opencode_async.errors import (
 )
 from opencode_async.web.sse import FollowerResponse
 
-UNREADABLE = (UnicodeDecodeError, RecursionError)  # what json raises beside JSONDecodeError
+# What FastAPI raises for a body that is not UTF-8, too deep or otherwise beyond its JSON parser.
+UNREADABLE = (400, "There was an error parsing the body")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
@@ -91,9 +92,8 @@ class ProblemRoute(APIRoute):
                 ]
                 return problem(422, "invalid-request", "The request is not valid.", errors=errors)
             except HTTPException as error:
-                # FastAPI's own word for a body that cannot be read; any other is the host's.
-                if not isinstance(error.__cause__, UNREADABLE):
-                    raise
+                if (error.status_code, error.detail) != UNREADABLE:
+                    raise  # the host's own
                 return problem(400, "unreadable-body", "The body is not readable JSON.")
             except OpencodeError as error:
                 known = PROBLEMS.get(type(error))

@@ -150,7 +150,7 @@ def build_router(
             query = select(messages).where(messages.conversation_id == row.id, placed)
             if before is not None:
                 last = await db.scalar(Visible(tables, access).message(before))
-                if last is None or last.conversation_id != row.id:
+                if last is None or last.conversation_id != row.id or last.position is None:
                     raise MessageNotFound(before)
                 query = query.where(messages.position < last.position)
             query = query.order_by(messages.position.desc()).limit(limit)

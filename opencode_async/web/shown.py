@@ -32,16 +32,22 @@ class Shown:
 
     def part(self, part: Part) -> Json:
         """The part as it may be seen."""
+        hidden = {"id": part.id, "type": "hidden"}
         try:
             shown = self._show(part)
+            return hidden if shown is None else shown.to_json()
         except Exception as error:
             self._report(error, severity="error", context={"during": "show", "part_id": part.id})
-            shown = None
-        return {"id": part.id, "type": "hidden"} if shown is None else shown.to_json()
+            return hidden
 
     def message(self, message: Mapping[str, Any]) -> Json:
         """The message with its parts as they may be seen, and only their texts."""
-        return with_parts(message, [self.part(part_from_json(part)) for part in message["parts"]])
+        return with_parts(message, self.seen(message))
+
+    def seen(self, message: Mapping[str, Any]) -> list[Seen]:
+        """The message's parts, each as it is and as it may be seen."""
+        parts = [part_from_json(part) for part in message["parts"]]
+        return [Seen(part, self.part(part)) for part in parts]
 
     async def batches(self, batches: Batches) -> Batches:
         """One follower's stream; of each message it must bring a whole state first."""
@@ -54,7 +60,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class Seen:
     """A part as it is, and what the follower has of it."""
 
     part: Part
@@ -66,7 +72,7 @@ class _Follower:
 
     def __init__(self, shown: Shown) -> None:
         self._shown = shown
-        self._messages: dict[str, list[_Seen]] = {}
+        self._messages: dict[str, list[Seen]] = {}
 
     def shown(self, frame: Frame) -> Frame | None:
         """The frame as it may be seen; ``None`` if nothing of it may."""
@@ -74,7 +80,8 @@ class _Follower:
         if "message" in data:
             return self._whole(frame, data)
         if "index" not in data:
-            return frame
+            secret = "todos" in data and hides_plan(self._messages[data["message_id"]])
+            return None if secret else frame
         parts, index = self._messages[data["message_id"]], data["index"]
         if index == len(parts):
             seen = self._seen(part_from_json(data["part"]))
@@ -96,26 +103,32 @@ class _Follower:
 
     def _whole(self, frame: Frame, data: Json) -> Frame:
         message_id, message = data["message_id"], data["message"]
-        seen = [self._seen(part_from_json(part)) for part in message["parts"]]
+        seen = self._shown.seen(message)
         if message["status"] in LIVE:
             self._messages[message_id] = seen
         else:
             self._messages.pop(message_id, None)
-        if not seen:
-            return frame
-        shown = with_parts(message, [part.shown for part in seen])
+        shown = with_parts(message, seen)
         return frame_with(frame, frame.event, {**data, "message": shown})
 
-    def _seen(self, part: Part) -> _Seen:
-        return _Seen(part, self._shown.part(part))
+    def _seen(self, part: Part) -> Seen:
+        return Seen(part, self._shown.part(part))
 
 
-def with_parts(message: Mapping[str, Any], parts: list[Json]) -> Json:
-    """The message with these parts instead, and their texts."""
-    if not parts:
-        return dict(message)  # a person's has text all the same
+def with_parts(message: Mapping[str, Any], seen: list[Seen]) -> Json:
+    """The message with its parts as they may be seen, and nothing that hidden ones hold."""
+    if message["role"] == "user":
+        return dict(message)
+    parts = [part.shown for part in seen]
     texts = {"content": _joined(parts, "text"), "reasoning": _joined(parts, "reasoning")}
-    return {**message, "parts": parts, **texts}
+    todos = [] if hides_plan(seen) else message["todos"]
+    return {**message, "parts": parts, **texts, "todos": todos}
+
+
+def hides_plan(seen: Iterable[Seen]) -> bool:
+    """Whether the todo list is hidden, which is what a hidden ``todowrite`` call wrote."""
+    calls = (s for s in seen if isinstance(s.part, ToolPart) and s.part.tool == "todowrite")
+    return any(call.shown["type"] == "hidden" for call in calls)
 
 
 def _grown(part: Part, delta: str) -> Part:

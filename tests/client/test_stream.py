@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import anyio
 import pytest
 
 from opencode_async import (
@@ -19,14 +21,20 @@ from opencode_async import (
     Timings,
 )
 from opencode_async.client import stream as module
+from opencode_async.client.answer import Answer
 from opencode_async.testing import ScriptedServer, scripted_server
 from tests.support.hosts import Reports
 from tests.support.replay import STREAMED, replay
 
 
 @pytest.fixture
-async def client(opencode: ScriptedServer) -> AsyncIterator[OpencodeClient]:
-    async with OpencodeClient(opencode, error_reporter=Reports()) as client:
+def reports() -> Reports:
+    return Reports()
+
+
+@pytest.fixture
+async def client(opencode: ScriptedServer, reports: Reports) -> AsyncIterator[OpencodeClient]:
+    async with OpencodeClient(opencode, error_reporter=reports) as client:
         yield client
 
 
@@ -163,3 +171,74 @@ async def test_a_server_that_is_gone_is_raised(
         with pytest.raises(OpencodeConnectionError):
             await listen()
     assert [type(error) for error in reports.errors] == [OpencodeConnectionError]
+
+
+async def test_leaving_by_a_cancel_scope_stops_the_agent(client: OpencodeClient) -> None:
+    """Anyio cancels again at every await, as Starlette does when a browser has gone."""
+    session_id = await client.create_session(title="A script's")
+    with anyio.CancelScope() as scope:
+        async with client.stream(session_id, "SCRIPT:hang Still there.") as changes:
+            async for change in changes:
+                if isinstance(change, PartDelta):
+                    scope.cancel()
+    assert not await client.busy(session_id)
+
+
+async def test_leaving_while_the_prompt_is_posted_stops_the_agent(
+    client: OpencodeClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session_id = await client.create_session(title="A script's")
+    prompt = client.prompt
+
+    async def cancelled_behind_it(*args: Any) -> None:
+        await prompt(*args)
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(client, "prompt", cancelled_behind_it)
+    with pytest.raises(asyncio.CancelledError):
+        async with client.stream(session_id, LONG):
+            pass
+    monkeypatch.undo()
+    await assert_stopped(client, session_id)
+
+
+async def test_a_cold_server_is_stopped_too(opencode_binary: Path, tmp_path: Path) -> None:
+    """An abort before the model is called stops nothing; a server's first call takes seconds."""
+    async with (
+        scripted_server(tmp_path, binary=opencode_binary) as server,
+        OpencodeClient(server) as client,
+    ):
+        session_id = await client.create_session(title="A script's")
+        async with client.stream(session_id, LONG):
+            pass
+        await assert_stopped(client, session_id)
+
+
+LONG = 'SCRIPT:slow {"n": 40, "delay": 0.1}'
+
+
+async def assert_stopped(client: OpencodeClient, session_id: str) -> None:
+    """The next answer is not merged with the one before, which never came to its end."""
+    async with client.stream(session_id, "SCRIPT:text Next.") as changes:
+        (*_, finished) = [change async for change in changes]
+    assert isinstance(finished, Finished)
+    assert finished.message["content"] == "Next."
+    page = await client.messages(session_id)
+    said = [part.to_json() for message in page.messages for part in message.parts]
+    assert "tick39" not in str(said)
+
+
+async def test_what_fails_behind_the_back_of_a_reader_that_left_is_reported(
+    client: OpencodeClient, reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failed = asyncio.Event()
+
+    async def fail(*args: Any, **options: Any) -> None:
+        failed.set()
+        raise LookupError
+
+    monkeypatch.setattr(Answer, "listen", fail)
+    session_id = await client.create_session(title="A script's")
+    async with client.stream(session_id, "SCRIPT:text Hi."):
+        await failed.wait()
+    assert [type(error) for error in reports.errors] == [LookupError]

@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 import pytest
 from rich.console import Console
 
-from examples.terminal import Answer, part_text
+from examples.terminal import Answer, part_text, safe
 from opencode_async import OpencodeClient, PartAdded, PartDelta, TextPart
 from opencode_async.testing import ScriptedServer
 from tests.support.parts import REPOSITORY
@@ -97,6 +97,8 @@ async def test_an_error_is_said_and_is_the_exit_code(opencode: ScriptedServer) -
 def test_what_an_agent_writes_cannot_command_the_terminal() -> None:
     hostile = {"id": "p", "type": "text", "content": "\x1b]0;owned\x07[red]\x9b2J"}
     assert part_text(hostile).plain == "�]0;owned�[red]�2J\n"
+    harmless = "12\u00a0000\u202f€ \u3000 👩\u200d💻\t日本\n"
+    assert safe(harmless) == harmless
 
 
 @pytest.mark.parametrize("height", [5, 12])

@@ -346,7 +346,7 @@ def test_the_todo_list_is_that_of_the_last_call() -> None:
     applied(reply, list(source.events()))
     (answer,) = (row["answer"] for row in source.rows if row.get("req", "").endswith("/todo"))
     assert len(answer) == 2
-    assert reply.todos == todos_of(turn.exchange.parts) == todos_from_wire(answer)
+    assert reply.todos == todos_of(turn.exchange.parts, final=True) == todos_from_wire(answer)
 
 
 def test_types_that_no_turn_uses_are_read_over() -> None:

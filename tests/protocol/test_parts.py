@@ -134,6 +134,8 @@ def test_the_todos_are_those_of_the_last_call_that_succeeded() -> None:
 
     calls = [("completed", "A"), ("completed", "B"), ("error", "C"), ("running", "D")]
     parts = [call(status, content) for status, content in calls]
-    assert todos_of(parts) == (Todo("B", "pending", "medium"),)
-    assert todos_of(parts[2:]) is None
-    assert todos_of([]) is None
+    assert todos_of(parts, final=True) == (Todo("B", "pending", "medium"),)
+    assert todos_of(parts, final=False) is None  # D is on its way, and may be told already
+    assert todos_of(parts[:2], final=False) == (Todo("B", "pending", "medium"),)
+    assert todos_of(parts[2:], final=True) is None
+    assert todos_of([], final=True) is None

@@ -24,6 +24,7 @@ from opencode_async.testing import ScriptedServer, scripted_server
 from opencode_async.turns.message import message_json
 from tests.support.hosts import host, nowhere
 from tests.support.replay import assert_replay_is
+from tests.turns.ended import rest_of
 
 
 async def unknown_agent(conversation: Any) -> TurnSettings:
@@ -216,3 +217,23 @@ async def test_a_turn_whose_worker_died_is_taken_over_without_prompting_again(
     assert (row.status, row.epoch) == ("completed", 2)
     assert [m.info.id for m in upstream.messages if m.info.role == "user"] == [row.prompt_id]
     assert_replay_is(heard, message_json(row))
+
+
+async def test_a_stop_before_the_model_is_called_stops(
+    database_url: str, opencode_binary: Path, tmp_path: Path
+) -> None:
+    """The first abort stops nothing then, and the agent's words would keep coming."""
+    async with (
+        scripted_server(tmp_path, binary=opencode_binary) as server,
+        host(database_url, server) as app,
+    ):
+        script = 'SCRIPT:slow {"n": 60, "delay": 0.1}'
+        message = await app.agent.turns.start(await app.conversation(), script)
+        while (await app.row(message.id)).request.keys() == {"text", "agent", "model"}:
+            pass  # until the prompt is about to be posted
+        await app.agent.turns.cancel(message.id)
+        result = await app.agent.turns.run(message.id)
+        row = await app.row(message.id)
+        told = [p["text"] for m in await rest_of(app, row) for p in m["parts"] if "text" in p]
+    assert result.status == "cancelled"
+    assert "tick59" not in str(told)

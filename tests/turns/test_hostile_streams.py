@@ -50,12 +50,15 @@ def malformed(event: Json, text: str) -> Frames:
 
 
 def enormous(event: Json, text: str) -> Frames:
-    """Some frames of 5 MB: of no known kind, of another session, of this one's bash."""
+    """Some frames of 5 MB: of no known kind, of another session, of a file in this one."""
     yield text
     if event["type"] == "session.status":
         yield frame("something.new", text="x" * 5_000_000)
         foreign = {"sessionID": "ses_foreign", "messageID": "msg_1", "partID": "prt_1"}
         yield frame("message.part.delta", **foreign, field="text", delta="x" * 5_000_000)
+        own = {"sessionID": session_of(event), "messageID": "msg_1", "id": "prt_1"}
+        part = {**own, "type": "file", "url": "x" * 5_000_000}
+        yield frame("message.part.updated", sessionID=session_of(event), part=part)
 
 
 def unknown(event: Json, text: str) -> Frames:

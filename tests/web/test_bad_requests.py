@@ -1,14 +1,18 @@
 """What a browser must not send is a 4xx problem document and leaves nothing behind."""
 
-from __future__ import annotations
-
-from typing import Any
+# No postponed annotations: FastAPI resolves those of nested functions from the module's names.
+from base64 import b64encode
+from typing import Annotated, Any
 
 import pytest
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBasic, HTTPBasicCredentials
 from sqlalchemy import func, select
 
+from opencode_async import Access
 from opencode_async.testing import ScriptedServer
-from tests.support.hosts import Host
+from tests.support.hosts import Host, host
+from tests.support.serving import serving
 from tests.web.test_routes import UNKNOWN, chat
 
 JSON = {"Content-Type": "application/json"}
@@ -17,6 +21,7 @@ BODIES: dict[str, bytes] = {
     "no JSON": b"{",
     "not UTF-8": b'{"text": "\xff\xfe"}',
     "deep": b"[" * 100_000,
+    "an endless number": b'{"text": ' + b"1" * 5000 + b"}",
     "a list": b"[]",
     "null": b"null",
     "no text": b"{}",
@@ -98,3 +103,35 @@ async def test_bad_conversations_are_problems(
         answer = await client.post("/agent/conversations", content=body, headers=JSON)
         assert_problem(answer, 400, 422)
         assert (await client.get("/agent/conversations")).json()["items"] == []
+
+
+async def test_a_refusal_of_the_hosts_own_passes_whatever_caused_it(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    """FastAPI's HTTPBasic raises its 401 from the error in decoding the credentials."""
+    async with host(database_url, opencode) as app:
+
+        def access(user: Annotated[HTTPBasicCredentials, Depends(HTTPBasic())]) -> Access:
+            return Access(app.agent.tables.conversation.user_id == 1)
+
+        web = FastAPI()
+        web.include_router(app.agent.router(access=access), prefix="/agent")
+        async with serving(web) as client:
+            credentials = b64encode("jürgen:pass".encode("latin-1")).decode()
+            headers = {"Authorization": f"Basic {credentials}"}
+            answer = await client.get("/agent/conversations", headers=headers)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Basic"
+
+
+async def test_a_page_before_a_message_without_a_place_does_not_exist(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async with chat(database_url, opencode) as (app, client):
+        cid = await app.conversation()
+        async with app.sessions() as db:
+            db.add(row := app.agent.tables.message(conversation_id=cid, content="From before."))
+            await db.commit()
+            await db.refresh(row)
+        assert_problem(await client.get(f"/agent/conversations/{cid}?before={row.id}"), 404)
+        assert (await client.get(f"/agent/conversations/{cid}")).json()["messages"] == []

@@ -1,4 +1,4 @@
-"""Ten thousand messages: every page costs what it holds, not what the conversation holds."""
+"""Ten thousand messages: a page of them is read through the index, not sorted out of all."""
 
 from __future__ import annotations
 

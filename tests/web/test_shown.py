@@ -13,7 +13,15 @@ from fastapi import FastAPI, Request, Response
 
 from opencode_async import Part, ReasoningPart, TextPart, ToolPart
 from opencode_async.brokers.broker import Frame
-from opencode_async.protocol.changes import Change, PartAdded, PartDelta, PartUpdated, Snapshot
+from opencode_async.protocol.changes import (
+    Change,
+    PartAdded,
+    PartDelta,
+    PartUpdated,
+    Snapshot,
+    TodosChanged,
+)
+from opencode_async.protocol.todos import Todo
 from opencode_async.testing import ScriptedServer
 from opencode_async.turns.frames import Cursor, frame_of
 from opencode_async.web.shown import Show, Shown
@@ -25,7 +33,14 @@ from tests.web.test_routes import chat, heard, post
 THOUGHT, SECRET = "Then I think more.", "the output that nobody may see"
 SCRIPTS = ("SCRIPT:reasoning", f'SCRIPT:bash {{"command": "echo {SECRET}"}}')
 HIDDEN = {"id": "prt_1", "type": "hidden"}
-EMPTY = {"status": "pending", "content": "", "reasoning": "", "parts": []}
+EMPTY: dict[str, Any] = {
+    "role": "assistant",
+    "status": "pending",
+    "content": "",
+    "reasoning": "",
+    "parts": [],
+    "todos": [],
+}
 
 
 def for_users(part: Part) -> Part | None:
@@ -68,7 +83,7 @@ async def test_what_is_hidden_is_in_no_answer_and_in_no_stream(
         state, finished = replay_events(events_)
         assert finished == stored
         assert state["parts"] == stored["parts"]
-        seen += [json.dumps(event.data) for event in events_ if event.event != "message.added"]
+        seen += [json.dumps(event.data) for event in events_]
     for text in (THOUGHT, SECRET):
         assert text not in "".join(seen)
         assert text not in json.dumps(stored)
@@ -192,3 +207,32 @@ async def test_a_show_that_fails_hides_and_is_reported() -> None:
     message = json.loads(frame.data)["message"]
     assert (message["parts"], message["content"]) == ([HIDDEN], "")
     assert [type(error) for error in reports.errors] == [LookupError]
+
+
+@pytest.mark.parametrize("wrong", [True, {"id": "prt_1"}, "text"])
+async def test_a_show_that_returns_something_else_hides(wrong: Any) -> None:
+    reports = Reports()
+    (_, frame) = await shown(
+        lambda part: wrong, Snapshot(EMPTY), PartAdded(0, text("Hi")), reports=reports
+    )
+    assert json.loads(frame.data)["part"] == HIDDEN
+    assert len(reports.errors) == 1
+
+
+async def test_a_hidden_plan_is_hidden_as_a_list_too() -> None:
+    call = ToolPart("prt_1", "todowrite", "call_1", "running", {})
+    todos = TodosChanged((Todo("secret", "pending", "high"),))
+    whole = {**EMPTY, "parts": [call.to_json()], "todos": todos.to_json()["todos"]}
+    frames = await shown(lambda part: None, Snapshot(EMPTY), PartAdded(0, call), todos)
+    assert [event for event, _ in told(frames)] == ["part.added"]
+    (frame,) = await shown(lambda part: None, Snapshot(whole))
+    assert json.loads(frame.data)["message"]["todos"] == []
+    frames = await shown(lambda part: part, Snapshot(EMPTY), PartAdded(0, call), todos)
+    assert told(frames)[-1] == ("todos", todos.to_json())
+
+
+def test_the_text_of_an_answer_without_parts_may_be_of_a_hidden_one() -> None:
+    view = Shown(lambda part: part, Reports())
+    assert view.message({**EMPTY, "content": "Secret."})["content"] == ""
+    said = {**EMPTY, "role": "user", "content": "Hello."}
+    assert view.message(said) == said
