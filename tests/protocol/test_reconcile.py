@@ -170,3 +170,11 @@ def test_what_rest_says_was_spent_and_planned_is_told() -> None:
     assert [todo.content for todo in reply.todos] == ["first"]
     assert usage_changed == UsageChanged(Usage(0.5, 7, 2))
     assert reply.catch_up(exchange) == []
+
+
+def test_a_late_update_takes_nothing_back_of_an_answer_that_rest_completed() -> None:
+    reply = answering()
+    done = answer_info(completed=True, finish="stop", cost=0.5)
+    reply.catch_up(Exchange.read(PROMPT, [stored_prompt(), stored(done)]))
+    assert apply(reply, answered()) == []
+    assert reply.usage.cost == 0.5
