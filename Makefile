@@ -14,7 +14,7 @@ help:
 	@echo "make lock     resolve the newest dependencies into requirements.lock"
 
 demo: .venv/installed .node
-	PORT=$(PORT) .venv/bin/python -m examples.chat.demo
+	exec env PORT=$(PORT) .venv/bin/python -m examples.chat.demo
 
 test: .venv/installed .node
 	.venv/bin/pytest $(ARGS)

@@ -142,5 +142,5 @@ if __name__ == "__main__":
     except KeyboardInterrupt:
         print("Stopped.")
         sys.exit(130)
-    except OpencodeError as error:
+    except (OpencodeError, ValueError) as error:  # the server's, or an URL that is none
         sys.exit(str(error))

@@ -44,8 +44,7 @@ class Opencode(Generic[ConversationT, MessageT]):
     * ``settings_for``: ``async (conversation) -> TurnSettings``, asked once for every turn (and for
       its ``permissions`` when the session is created), by whichever worker runs it;
     * ``dispatch``: ``async (message) -> None``, hands a pending turn to a job queue, whose job
-    calls
-      ``turns.run(message.id)``; without it a task of this process runs the turn;
+      calls ``turns.run(message.id)``; without it a task of this process runs the turn;
     * ``observer_factory``: ``(message) -> ReplyObserver``, one per turn;
     * ``on_turn_finished``: ``async (result) -> None``, behind the commit, at least once;
     * ``error_reporter``: see ``ErrorReporter``;

@@ -15,8 +15,9 @@ class TurnSettings:
     """How the agent is to answer in one conversation; everything unset is OpenCode's own default.
 
     ``agent`` names one of OpenCode's agents (``build`` unless set), ``model`` is
-    ``provider/model``, ``system`` is appended to OpenCode's system prompt. ``permissions`` take
-    effect when the conversation's session is created.
+    ``provider/model`` (unless set the one that the session used last, at first the server's
+    default: OpenCode 1.18.33, measured), ``system`` is appended to OpenCode's system prompt.
+    ``permissions`` take effect when the conversation's session is created.
     """
 
     agent: str | None = None

@@ -136,9 +136,10 @@ class OpencodeClient:
         the status, the finish, the error and the reply (no ids: nothing is stored; a ``Snapshot``
         has the reply alone). Leaving the block before that aborts the agent, its subagents first,
         which takes 2 s if it had not begun, and at most 10 s. What the agent asks meanwhile is
-        refused: there is nobody to answer. ``model`` is ``provider/model``. One at a time in a
-        session. Raises ``ValueError``, and what the client raises when the server is lost for
-        longer than 30 s.
+        refused: there is nobody to answer. ``model`` is ``provider/model``, unless given the one
+        that the session used last. One at a time in a session: OpenCode merges prompts sent
+        meanwhile. Raises ``ValueError`` for another form of model, what the client raises when the
+        prompt cannot be posted, and when the server is lost for longer than 30 s.
         """
         check_model(model)
         body = prompt_body(

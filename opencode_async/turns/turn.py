@@ -91,7 +91,8 @@ class Turn(Generic[ConversationT, MessageT]):
         """Raise ``UsageError`` for a row that the host did not make as a turn."""
         if row.role != "assistant":
             raise UsageError('a turn is of an assistant row: make it with role="assistant"')
-        if row.status in TERMINAL and self._text is not None and row.prompt_id is None:
+        never_ran = row.prompt_id is None and row.stop_requested is None
+        if row.status in TERMINAL and self._text is not None and never_ran:
             raise UsageError('this row is done: make it with status="pending" to have it run')
 
     def _claimed_by(

@@ -137,6 +137,20 @@ class Turns(Generic[ConversationT, MessageT]):
                 .values({"stop_requested": "cancelled"})
                 .execution_options(synchronize_session=False)
             )
+            # A host's own row that was never given a prompt is nobody's to end.
+            await db.execute(
+                update(kind)
+                .where(kind.id == message_id, kind.status == PENDING)
+                .where(kind.prompt_id.is_(None), kind.lease_owner.is_(None))
+                .values(
+                    {
+                        "status": "cancelled",
+                        "finish": "cancelled",
+                        "finished_at": database_time(),
+                    }
+                )
+                .execution_options(synchronize_session=False)
+            )
             row = await db.get(kind, message_id) if message_id is not None else None
         if row is None:
             raise MessageNotFound(message_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,7 +25,10 @@ from opencode_async.database import locked
 from opencode_async.errors import LeaseLost
 from opencode_async.testing import ScriptedServer
 from opencode_async.turns.lease import Lease
-from tests.support.hosts import engine_for, host, nowhere
+from tests.support.hosts import QUICK, engine_for, host, nowhere
+
+# An agent looks for lost turns itself, every half lease: here nobody shall be before the test.
+UNWATCHED = replace(QUICK, lease=120.0)
 
 
 async def test_a_stop_between_claim_and_prompt_sends_no_prompt(
@@ -72,7 +76,8 @@ async def test_a_host_whose_worker_died_behind_the_commit_is_told_again(
     async def on_turn_finished(result: TurnResult) -> None:
         told.append(result)
 
-    async with host(database_url, opencode, on_turn_finished=on_turn_finished) as app:
+    options: dict[str, Any] = {"on_turn_finished": on_turn_finished, "timings": UNWATCHED}
+    async with host(database_url, opencode, **options) as app:
         message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text Paid.")
         result = await app.agent.turns.run(message.id)
         await app.lose_worker(message.id, -1)
@@ -87,7 +92,7 @@ async def test_a_host_whose_worker_died_behind_the_commit_is_told_again(
 async def test_a_lost_turn_is_dispatched_once_however_many_workers_look_for_it(
     database_url: str, opencode: ScriptedServer
 ) -> None:
-    async with host(database_url, opencode, dispatch=nowhere) as app:
+    async with host(database_url, opencode, dispatch=nowhere, timings=UNWATCHED) as app:
         message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text Lost.")
         await app.lose_worker(message.id, -1)
         found = await asyncio.gather(*(app.agent.turns.recover() for _ in range(5)))

@@ -157,7 +157,7 @@ async def test_a_terminal_row_gives_its_stored_result_at_once(
         assert len(opencode.model.requests) == asked
 
 
-async def test_a_row_without_prompt_needs_a_text(
+async def test_a_row_without_prompt_needs_a_text_and_is_ended_by_a_cancel(
     database_url: str, opencode: ScriptedServer
 ) -> None:
     async with host(database_url, opencode) as app, app.sessions() as db:
@@ -166,6 +166,15 @@ async def test_a_row_without_prompt_needs_a_text(
             await app.agent.turn(db, message)
         stored = await app.row(message.id)
         assert (stored.status, stored.lease_owner) == ("pending", None)
+        with pytest.raises(ConversationBusy):
+            await app.agent.turns.start(message.conversation_id, "SCRIPT:text Too early.")
+        cancelled = await app.agent.turns.cancel(message.id)
+        assert (cancelled.status, cancelled.finish) == ("cancelled", "cancelled")
+        assert cancelled.finished_at is not None
+        result = await app.agent.turn(db, message, text="SCRIPT:text Too late.")
+        assert (result.status, result.content) == ("cancelled", "")
+        after = await app.agent.turns.start(message.conversation_id, "SCRIPT:text Free again.")
+        assert (await app.agent.turns.run(after.id)).content == "Free again."
 
 
 async def test_start_in_the_callers_transaction_dispatches_behind_its_commit(
