@@ -45,6 +45,7 @@ from opencode_async.turns.prompt import body_of
 from opencode_async.turns.snapshots import SnapshotWriter, happens
 
 UNREACHABLE = "The agent's server could not be reached."
+RETRY = 0.3  # s between two attempts to reach a server
 REFUSED = "The agent's server refused the request."
 INTERNAL = "The turn failed for a reason that is not the agent's."
 
@@ -147,6 +148,8 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         if self._stopping and first_claim:
             return Ending(STOPPED, None)
         client = self._session.client
+        if not first_claim:
+            await self._server_is_back()
         session_id = await self._session.ensure()
         body = await self._body()
         reply = self._reply = self._reply_so_far(session_id)
@@ -186,6 +189,19 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             self._subscription = None
             writer.end()
             await asyncio.wait([writing])
+
+    async def _server_is_back(self) -> None:
+        """Wait for a server that is being restarted as its app is: it has the turn all the same."""
+        now = asyncio.get_running_loop().time
+        deadline = now() + self._wiring.timings.reconnect
+        while not self._stopping:
+            try:
+                await self._session.client.version()
+                return
+            except OpencodeConnectionError:
+                if now() > deadline:
+                    raise
+            await asyncio.sleep(RETRY)
 
     async def _body(self) -> dict[str, Any]:
         """The request's body, stored before it is sent, so that it can be sent again as it was."""

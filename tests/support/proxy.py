@@ -22,15 +22,23 @@ class Proxy:
     def __init__(self, server: Server, edit: Edit = unchanged) -> None:
         self.streams = 0
         self.away = False
+        self.refused = asyncio.Event()
         self._server = server
         self._edit = edit
         self._open: list[asyncio.StreamWriter] = []
+        self._connections: set[asyncio.StreamWriter] = set()
 
     def cut(self) -> None:
         """Break every event stream off, as a lost line does."""
         for writer in self._open:
             writer.transport.abort()
         self._open.clear()
+
+    def go_away(self) -> None:
+        """Break everything off and refuse what comes, as a server that is being restarted."""
+        self.away = True
+        for writer in self._connections:
+            writer.transport.abort()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Server]:
@@ -53,8 +61,10 @@ class Proxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection; the end of either side is the end of both."""
         if self.away:
+            self.refused.set()
             writer.transport.abort()
             return
+        self._connections.add(writer)
         url = urlsplit(self._server.url)
         first = await reader.read(65536)
         back = pass_on
@@ -72,6 +82,7 @@ class Proxy:
         for way in ways:
             way.cancel()
         await asyncio.wait(ways)
+        self._connections.discard(writer)
         for side in (writer, upstream_writer):
             side.close()
             with suppress(ConnectionError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from opencode_async import (
 from opencode_async.client.local_server import free_port
 from opencode_async.testing import ScriptedServer, scripted_server
 from opencode_async.turns.message import message_json
-from tests.support.hosts import host, nowhere
+from tests.support.hosts import QUICK, host, nowhere
+from tests.support.proxy import Proxy
 from tests.support.replay import assert_replay_is
 from tests.turns.ended import rest_of
 
@@ -237,3 +239,32 @@ async def test_a_stop_before_the_model_is_called_stops(
         told = [p["text"] for m in await rest_of(app, row) for p in m["parts"] if "text" in p]
     assert result.status == "cancelled"
     assert "tick59" not in str(told)
+
+
+async def test_a_takeover_waits_for_a_server_that_is_away(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    """An app and its server are restarted together, and the app is up first."""
+    proxy = Proxy(opencode)
+    timings = replace(QUICK, reconnect=20.0)
+    async with (
+        proxy.running() as server,
+        host(database_url, server, timings=timings, dispatch=nowhere) as app,
+    ):
+        script = 'SCRIPT:slow {"n": 12, "delay": 0.2}'
+        message = await app.agent.turns.start(await app.conversation(), script)
+        running = asyncio.create_task(app.agent.turns.run(message.id))
+        async with app.agent.turns.follow(message.id) as changes:
+            async for change in changes:
+                if change.event == "part.delta":
+                    break
+        running.cancel()
+        await asyncio.wait([running])
+        proxy.go_away()
+        again = asyncio.create_task(app.agent.turns.run(message.id))
+        await proxy.refused.wait()
+        proxy.away = False
+        result = await again
+        row = await app.row(message.id)
+    assert (result.status, row.epoch) == ("completed", 2)
+    assert result.content == "".join(f"tick{i} " for i in range(12))
