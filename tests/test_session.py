@@ -134,9 +134,9 @@ async def test_no_connection_is_held_while_the_server_hangs(
                 while not (
                     all([await claimed(app, message.id) for message in waiting])
                     and await creating(app, unknown)
-                    and app.checked_out() == 0
                 ):
                     pass
+            await app.holds_no_connection()
         finally:
             os.kill(server.process.pid, signal.SIGCONT)
         ended = [await app.agent.turns.run(message.id) for message in (*streaming, *waiting)]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic
 from uuid import UUID, uuid4
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text, event, update
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text, event, text, update
 from sqlalchemy.ext.asyncio import (
     AsyncEngine,
     AsyncSession,
@@ -117,10 +118,15 @@ class Host(Generic[ConversationT, MessageT]):
         async with self.sessions.begin() as db:
             await db.execute(update(kind).where(kind.id == key).values(values))
 
-    def checked_out(self) -> int:
-        """How many of the pool's connections are in use."""
-        checked: int = self.engine.pool.checkedout()  # type: ignore[attr-defined]
-        return checked
+    async def holds_no_connection(self) -> None:
+        """Wait until none of the pool is in use: a lease is renewed now and then, for a moment.
+
+        Raises ``TimeoutError`` where one is held.
+        """
+        async with asyncio.timeout(10):
+            while self.engine.pool.checkedout():  # type: ignore[attr-defined]
+                async with self.sessions() as db:
+                    await db.execute(text("SELECT 1"))
 
 
 def engine_for(url: str, **options: Any) -> AsyncEngine:

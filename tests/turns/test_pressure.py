@@ -43,4 +43,4 @@ async def test_two_hundred_turns_with_a_follower_each_over_one_connection_upstre
         assert grew > TURNS / 2
         assert proxy.streams == 1
         assert app.reports.errors == []
-        assert app.checked_out() == 0
+        await app.holds_no_connection()

@@ -99,7 +99,7 @@ async def test_a_handler_a_background_task_and_the_router_give_the_same_row(
             await app.agent.turns.run(key)
         keys["router"] = key
         rows = {name: comparable(await app.row(key)) for name, key in keys.items()}
-        assert app.checked_out() == 0
+        await app.holds_no_connection()
     assert rows["handler"] == rows["background"] == rows["router"]
     assert rows["router"]["status"] == "completed"
 

@@ -58,12 +58,11 @@ async def test_fifty_open_streams_hold_no_database_connection(
                         break
             # The turn is silent now, so its last snapshot is the last use of a connection.
             await stored(app, message.id, "Wait.")
-            print(f"checked out with {FOLLOWERS} streams open: {app.checked_out()}")
-            assert app.checked_out() == 0
+            await app.holds_no_connection()
             await app.agent.turns.cancel(message.id)
             ends = [[e.event async for e in stream][-1] for stream in streams]
         assert ends == ["finished"] * FOLLOWERS
-        assert app.checked_out() == 0
+        await app.holds_no_connection()
 
 
 async def test_a_stream_is_not_buffered_and_says_when_to_come_back(
@@ -112,4 +111,4 @@ async def test_followers_that_vanish_leave_nothing_behind(
         async with listening(web, path) as events:
             (only,) = [event async for event in events]
     assert only.event == "finished"
-    assert app.checked_out() == 0
+    await app.holds_no_connection()
