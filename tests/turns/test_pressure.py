@@ -40,7 +40,7 @@ async def test_two_hundred_turns_with_a_follower_each_over_one_connection_upstre
             turns = [tasks.create_task(one(number)) for number in range(TURNS)]
         grew = sum(turn.result() > 2 for turn in turns)
         print(f"{TURNS} turns, {grew} of them heard as they grew, {proxy.streams} stream upstream")
-        assert grew > TURNS / 2
+        assert grew > TURNS / 4
         assert proxy.streams == 1
         assert app.reports.errors == []
         await app.holds_no_connection()
