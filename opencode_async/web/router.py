@@ -194,11 +194,8 @@ def build_router(
             row = await found(db, access, cid)
         following, cursor = agent.turns.following, cursor_of(request)
         first = await following.start_of(row.id, cursor)
-        if shown is None:
-            batches = following.conversation(row.id, cursor, first)
-        else:
-            batches = shown.batches(following.conversation(row.id, cursor, first, whole=True))
-        return FollowerResponse(batches, agent.timings)
+        batches = following.conversation(row.id, cursor, first, whole=shown is not None)
+        return FollowerResponse(batches, agent.timings, shown)
 
     @router.get("/messages/{mid}", response_model=AgentMessage)
     async def get_message(mid: str, access: Caller) -> Response:

@@ -30,15 +30,15 @@ class Shown:
         self._show = show
         self._report = report
 
-    def part(self, part: Part) -> Json:
-        """The part as it may be seen."""
+    def part(self, part: Part) -> Seen:
+        """The part, as it is and as it may be seen."""
         hidden = {"id": part.id, "type": "hidden"}
         try:
             shown = self._show(part)
-            return hidden if shown is None else shown.to_json()
+            return Seen(part, hidden if shown is None else shown.to_json())
         except Exception as error:
             self._report(error, severity="error", context={"during": "show", "part_id": part.id})
-            return hidden
+            return Seen(part, hidden)
 
     def message(self, message: Mapping[str, Any]) -> Json:
         """The message with its parts as they may be seen, and only their texts."""
@@ -46,8 +46,7 @@ class Shown:
 
     def seen(self, message: Mapping[str, Any]) -> list[Seen]:
         """The message's parts, each as it is and as it may be seen."""
-        parts = [part_from_json(part) for part in message["parts"]]
-        return [Seen(part, self.part(part)) for part in parts]
+        return [self.part(part_from_json(part)) for part in message["parts"]]
 
     async def batches(self, batches: Batches) -> Batches:
         """One follower's stream; of each message it must bring a whole state first."""
@@ -84,11 +83,11 @@ class _Follower:
             return None if secret else frame
         parts, index = self._messages[data["message_id"]], data["index"]
         if index == len(parts):
-            seen = self._seen(part_from_json(data["part"]))
+            seen = self._shown.part(part_from_json(data["part"]))
             parts.append(seen)
             return frame_with(frame, frame.event, {**data, "part": seen.shown})
         was = parts[index]
-        now = parts[index] = self._seen(
+        now = parts[index] = self._shown.part(
             _grown(was.part, data["delta"]) if "delta" in data else part_from_json(data["part"])
         )
         if now.shown == was.shown:
@@ -110,9 +109,6 @@ class _Follower:
             self._messages.pop(message_id, None)
         shown = with_parts(message, seen)
         return frame_with(frame, frame.event, {**data, "message": shown})
-
-    def _seen(self, part: Part) -> Seen:
-        return Seen(part, self._shown.part(part))
 
 
 def with_parts(message: Mapping[str, Any], seen: list[Seen]) -> Json:

@@ -27,8 +27,10 @@ PING = ServerSentEvent(comment="ping", sep="\n").encode()
 class FollowerResponse(EventSourceResponse):
     """The stream of one follower."""
 
-    def __init__(self, batches: Batches, timings: Timings) -> None:
+    def __init__(self, batches: Batches, timings: Timings, shown: Shown | None) -> None:
         farewell = anyio.Event()
+        if shown is not None:
+            batches = shown.batches(batches)
         super().__init__(
             chunks(batches, farewell, timings.ping),
             ping=0,
@@ -103,9 +105,8 @@ async def turn_response(
         raise HTTPException(404, "There is no such message.")
     if place.terminal and cursor == place.cursor:
         return Response(status_code=204)
-    if shown is None:
-        return FollowerResponse(following.turn(key, cursor), timings)
-    return FollowerResponse(shown.batches(following.turn(key, cursor, whole=True)), timings)
+    batches = following.turn(key, cursor, whole=shown is not None)
+    return FollowerResponse(batches, timings, shown)
 
 
 async def _next(batches: Batches) -> Sequence[Frame] | None:
