@@ -7,6 +7,9 @@ from opencode_async.client.hub import EventHub
 from opencode_async.client.local_server import LocalServer
 from opencode_async.client.server import Server
 from opencode_async.errors import (
+    AlreadyAnswered,
+    AskGone,
+    AskNotFound,
     AuthenticationError,
     BadRequestError,
     BinaryNotFound,
@@ -14,6 +17,7 @@ from opencode_async.errors import (
     ConversationNotFound,
     IdempotencyMismatch,
     IdleStreamError,
+    InvalidReply,
     LeaseHeld,
     LeaseLost,
     MessageNotFound,
@@ -22,17 +26,33 @@ from opencode_async.errors import (
     OpencodeConnectionError,
     OpencodeError,
     OpencodeTimeoutError,
+    OutsideRoot,
     ProtocolError,
+    QueueFull,
     SchemaError,
     ServerError,
+    SessionMoved,
     SessionNotFoundError,
+    StaleSessionError,
     TransactionOpen,
     TurnFailed,
+    TurnQueued,
+    UnprotectedServer,
     UsageError,
 )
 from opencode_async.models import ArtifactMixin, AskMixin, ConversationMixin, MessageMixin
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.opencode import Opencode
+from opencode_async.protocol.asks import (
+    Ask,
+    AskPolicy,
+    Decision,
+    Inquiry,
+    Permission,
+    PermissionReply,
+    Question,
+    QuestionReply,
+)
 from opencode_async.protocol.changes import (
     Change,
     Finished,
@@ -40,6 +60,10 @@ from opencode_async.protocol.changes import (
     PartAdded,
     PartDelta,
     PartUpdated,
+    PermissionAsked,
+    PermissionResolved,
+    QuestionAsked,
+    QuestionResolved,
     Retrying,
     Snapshot,
     StatusChanged,
@@ -47,9 +71,11 @@ from opencode_async.protocol.changes import (
     UsageChanged,
 )
 from opencode_async.protocol.exchange import Exchange, TurnError
+from opencode_async.protocol.ledger import Charge
+from opencode_async.protocol.limits import Limits
 from opencode_async.protocol.messages import Usage
 from opencode_async.protocol.parts import Part, ReasoningPart, TextPart, ToolPart
-from opencode_async.protocol.permissions import PermissionRule
+from opencode_async.protocol.permissions import PermissionRule, Permissions
 from opencode_async.protocol.reply import Reply
 from opencode_async.protocol.todos import Todo
 from opencode_async.session import Session
@@ -63,15 +89,22 @@ from opencode_async.web.access import Access
 
 __all__ = [
     "Access",
+    "AlreadyAnswered",
     "ArtifactMixin",
+    "Ask",
+    "AskGone",
     "AskMixin",
+    "AskNotFound",
+    "AskPolicy",
     "AuthenticationError",
     "BadRequestError",
     "BinaryNotFound",
     "Change",
+    "Charge",
     "ConversationBusy",
     "ConversationMixin",
     "ConversationNotFound",
+    "Decision",
     "ErrorReporter",
     "EventBroker",
     "EventHub",
@@ -79,8 +112,11 @@ __all__ = [
     "Finished",
     "IdempotencyMismatch",
     "IdleStreamError",
+    "Inquiry",
+    "InvalidReply",
     "LeaseHeld",
     "LeaseLost",
+    "Limits",
     "LocalServer",
     "MemoryBroker",
     "MessageAdded",
@@ -93,12 +129,23 @@ __all__ = [
     "OpencodeConnectionError",
     "OpencodeError",
     "OpencodeTimeoutError",
+    "OutsideRoot",
     "Part",
     "PartAdded",
     "PartDelta",
     "PartUpdated",
+    "Permission",
+    "PermissionAsked",
+    "PermissionReply",
+    "PermissionResolved",
     "PermissionRule",
+    "Permissions",
     "ProtocolError",
+    "Question",
+    "QuestionAsked",
+    "QuestionReply",
+    "QuestionResolved",
+    "QueueFull",
     "ReasoningPart",
     "Reply",
     "ReplyObserver",
@@ -107,8 +154,10 @@ __all__ = [
     "Server",
     "ServerError",
     "Session",
+    "SessionMoved",
     "SessionNotFoundError",
     "Snapshot",
+    "StaleSessionError",
     "StatusChanged",
     "Tables",
     "TextPart",
@@ -120,8 +169,10 @@ __all__ = [
     "Turn",
     "TurnError",
     "TurnFailed",
+    "TurnQueued",
     "TurnResult",
     "TurnSettings",
+    "UnprotectedServer",
     "Usage",
     "UsageChanged",
     "UsageError",

@@ -6,21 +6,28 @@ anything but the database is waited for.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, Engine, Integer, SmallInteger, select, update
 from sqlalchemy import inspect as sa_inspect
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import InstanceState, SessionTransactionOrigin, lazyload
 
 from opencode_async.errors import TransactionOpen, UsageError
 from opencode_async.models import LibraryRow
+from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.wire import clean
 
 Sessions = async_sessionmaker[AsyncSession]
 # The narrower types are kinds of Integer, so it comes last.
 SIZES = ((BigInteger, 63), (SmallInteger, 15), (Integer, 31))
 RowT = TypeVar("RowT", bound=LibraryRow)
+Returned = TypeVar("Returned")
+FINAL = 10.0  # s a final write may still take once its task was cancelled
 
 
 async def locked(db: AsyncSession, kind: type[RowT], key: object) -> RowT | None:
@@ -65,6 +72,34 @@ async def release(db: AsyncSession) -> None:
     if sync.new or sync.dirty or sync.deleted:
         raise TransactionOpen("has changes that were not flushed")
     await db.commit()
+
+
+async def despite_cancellation(
+    write: Coroutine[Any, Any, Returned], report: ErrorReporter
+) -> Returned:
+    """Await a final write; a cancellation meanwhile waits for it, within a deadline."""
+    task = asyncio.ensure_future(write)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task], timeout=FINAL)
+        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
+            report(error, severity="warning", context={"during": "a final write"})
+        raise
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether the database could not be reached, rather than refused what it was asked."""
+    away = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+    refused = (ConnectionError, TimeoutError)  # other kinds of OSError are of files
+    if isinstance(error, (*away, *refused)) or type(error) is OSError:
+        return True
+    if getattr(error, "connection_invalidated", False):
+        return True
+    # Shut down, starting up, out of connections: asyncpg has no kind of its own for it, and while
+    # connecting SQLAlchemy passes on what it raises.
+    state = getattr(getattr(error, "orig", error), "sqlstate", None)
+    return isinstance(state, str) and state.startswith(("08", "53", "57P"))
 
 
 def key_of(row: LibraryRow) -> Any:

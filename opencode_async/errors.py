@@ -7,7 +7,9 @@
     │   ├── NotRunning             an ``Opencode`` or client used outside its ``async with``
     │   ├── TransactionOpen        a ``db`` whose transaction is not the library's to commit
     │   ├── SchemaError            a table lacks what the library needs of it
-    │   └── BinaryNotFound         no ``opencode`` executable to start
+    │   ├── BinaryNotFound         no ``opencode`` executable to start
+    │   ├── UnprotectedServer      a server without a password that others may reach
+    │   └── OutsideRoot            a conversation's directory is not below the agent's
     ├── OpencodeConnectionError    no answer from the OpenCode server
     │   ├── OpencodeTimeoutError   …within the time allowed
     │   └── IdleStreamError        …not even a heartbeat on its event stream
@@ -17,9 +19,17 @@
     │   ├── NotFoundError          404
     │   │   └── SessionNotFoundError
     │   └── ProtocolError          an answer that is not what this version of OpenCode sends
+    ├── SessionMoved               a conversation's session is of another directory than its agent
+    ├── StaleSessionError          a conversation's session is of no use any more; it was replaced
     ├── ConversationNotFound       no such row (or not for this user)
     ├── MessageNotFound
     ├── ConversationBusy           a turn of this conversation is still running
+    ├── QueueFull                  no more turns may wait in this conversation
+    ├── TurnQueued                 this turn waits for the one before it
+    ├── AskNotFound                no such permission or question in this message
+    ├── AlreadyAnswered            somebody answered it before, or its time was over
+    ├── AskGone                    the agent waits for it no more
+    ├── InvalidReply               a reply that does not answer what was asked
     ├── IdempotencyMismatch        an idempotency key came again with another request
     ├── LeaseHeld                  another worker is running this turn
     ├── LeaseLost                  this worker no longer is
@@ -79,6 +89,31 @@ class BinaryNotFound(UsageError):
             f"`npm install -g opencode-ai`, or name the file with binary=…"
         )
         self.binary = binary
+
+
+class UnprotectedServer(UsageError):
+    """A server has no password and is not on the loopback interface."""
+
+    def __init__(self, url: str) -> None:
+        super().__init__(
+            f"{url} has no password, and whoever reaches it can have its agent run commands: start "
+            f"it with OPENCODE_SERVER_PASSWORD and give password=…; if nobody but your own "
+            f"processes can reach it, say Server(…, unprotected=True)"
+        )
+        self.url = url
+
+
+class OutsideRoot(UsageError):
+    """A conversation's server works outside the directory of the agent's own."""
+
+    def __init__(self, directory: object, root: object) -> None:
+        super().__init__(
+            f"the directory {directory} is not below {root}: client_for may name only those that "
+            f"are, as absolute paths (server.below(name) does), or give Opencode a server without "
+            f"a directory"
+        )
+        self.directory = directory
+        self.root = root
 
 
 class OpencodeConnectionError(OpencodeError):
@@ -144,6 +179,29 @@ class ProtocolError(ServerError):
     code = "protocol"
 
 
+class SessionMoved(OpencodeError):
+    """A conversation's session is of another directory than the one its agent is to work in now."""
+
+    def __init__(self, session_id: str | None, directory: str | None, wanted: str) -> None:
+        super().__init__(f"session {session_id} works in {directory}, not in {wanted}")
+        self.session_id = session_id
+        self.directory = directory
+        self.wanted = wanted
+
+
+class StaleSessionError(OpencodeError):
+    """A conversation's session was replaced: reported, not raised.
+
+    OpenCode no longer knows it, or has it in another directory than the agent is to work in now.
+    What was said in it is no longer known to the agent.
+    """
+
+    def __init__(self, stale: str, session_id: str) -> None:
+        super().__init__(f"session {session_id} takes the place of {stale}")
+        self.stale = stale
+        self.session_id = session_id
+
+
 class ConversationNotFound(OpencodeError):
     """There is no such conversation."""
 
@@ -166,6 +224,51 @@ class ConversationBusy(OpencodeError):
     def __init__(self, conversation_id: object) -> None:
         super().__init__(f"a turn of conversation {conversation_id} is still running")
         self.conversation_id = conversation_id
+
+
+class QueueFull(OpencodeError):
+    """No more turns may wait in this conversation; ``most`` do."""
+
+    def __init__(self, conversation_id: object, most: int) -> None:
+        super().__init__(f"{most} turns of conversation {conversation_id} are waiting already")
+        self.conversation_id = conversation_id
+        self.most = most
+
+
+class TurnQueued(OpencodeError):
+    """The turn waits for the one before it; it is dispatched when its time has come."""
+
+    def __init__(self, message_id: object) -> None:
+        super().__init__(f"turn {message_id} waits for the one before it")
+        self.message_id = message_id
+
+
+class AskNotFound(OpencodeError):
+    """There is no such permission or question."""
+
+    def __init__(self, ask_id: object) -> None:
+        super().__init__(f"there is no ask {ask_id}")
+        self.ask_id = ask_id
+
+
+class AlreadyAnswered(OpencodeError):
+    """A permission or question was answered before, by a person or by its deadline."""
+
+    def __init__(self, ask_id: object) -> None:
+        super().__init__(f"ask {ask_id} was answered already")
+        self.ask_id = ask_id
+
+
+class AskGone(OpencodeError):
+    """The agent no longer waits for this permission or question: its turn ended, say."""
+
+    def __init__(self, ask_id: object) -> None:
+        super().__init__(f"ask {ask_id} is gone")
+        self.ask_id = ask_id
+
+
+class InvalidReply(OpencodeError):
+    """A reply does not answer what was asked; the message says why."""
 
 
 class IdempotencyMismatch(OpencodeError):

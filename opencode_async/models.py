@@ -33,6 +33,11 @@ Moment = DateTime(timezone=True)
 ZERO = text("0")
 
 
+def new_sandbox_key() -> str:
+    """Random, so that one conversation cannot guess where another's files are."""
+    return secrets.token_urlsafe(24)
+
+
 class LibraryIndex:
     """An index the library relies on: mapped attributes, unique or not, and for which rows."""
 
@@ -93,10 +98,7 @@ class ConversationMixin(LibraryRow):
     opencode_session_id: Mapped[str | None] = mapped_column(String(255))
     session_claimed_until: Mapped[datetime | None] = mapped_column(Moment)
     directory: Mapped[str | None] = mapped_column(Text)
-    # Random, so that one conversation cannot guess where another's files are.
-    sandbox_key: Mapped[str | None] = mapped_column(
-        String(64), default=lambda: secrets.token_urlsafe(24)
-    )
+    sandbox_key: Mapped[str | None] = mapped_column(String(64), default=new_sandbox_key)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=database_time())
     updated_at: Mapped[datetime] = mapped_column(Moment, server_default=database_time())
 
@@ -111,6 +113,7 @@ class MessageMixin(LibraryRow):
     expects = ("id", "conversation_id")
     indexes = (
         LibraryIndex("one_live_turn", "conversation_id", status=PENDING),
+        LibraryIndex("queue", "conversation_id", "position", unique=False, status=QUEUED),
         LibraryIndex("position", "conversation_id", "position"),
         LibraryIndex("prompt", "prompt_id"),
         LibraryIndex("idempotency", "conversation_id", "idempotency_key"),
@@ -135,6 +138,7 @@ class MessageMixin(LibraryRow):
     output_tokens: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
     cache_read_tokens: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
     cache_write_tokens: Mapped[int] = mapped_column(BigInteger, server_default=ZERO)
+    ledger: Mapped[list[dict[str, Any]] | None] = mapped_column(Json)
     error_code: Mapped[str | None] = mapped_column(String(64))
     error_text: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=database_time())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from enum import Enum
 from typing import Any, Generic, Self
@@ -14,18 +14,21 @@ from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from opencode_async.brokers.broker import EventBroker
 from opencode_async.brokers.memory import MemoryBroker
 from opencode_async.client.client import OpencodeClient
-from opencode_async.client.server import Server
-from opencode_async.database import Sessions, as_key, key_of, release, sessions_of
-from opencode_async.errors import ConversationNotFound, NotRunning
+from opencode_async.client.pool import ClientPool
+from opencode_async.client.server import Server, as_server
+from opencode_async.database import Sessions, as_key, is_away, key_of, release, sessions_of
+from opencode_async.errors import ConversationNotFound, NotRunning, OpencodeConnectionError
 from opencode_async.models import ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
 from opencode_async.session import Session
 from opencode_async.settings import SettingsFor, default_settings
 from opencode_async.tables import Tables
 from opencode_async.timings import Timings
-from opencode_async.turns.claimed import ObserverFactory, OnTurnFinished
+from opencode_async.turns.asks import Decide
+from opencode_async.turns.audience import ObserverFactory, OnTurnFinished
 from opencode_async.turns.erasing import erase
 from opencode_async.turns.message import TurnResult
+from opencode_async.turns.spending import MaySpend
 from opencode_async.turns.turn import Turn
 from opencode_async.turns.turns import Dispatch, Turns
 from opencode_async.web.access import AccessDependency
@@ -33,6 +36,8 @@ from opencode_async.web.router import RouterOptions, build_router
 from opencode_async.web.schemas import PostRules
 from opencode_async.web.shown import Show, Shown
 from opencode_async.web.sse import turn_response
+
+ClientFor = Callable[[ConversationT], Awaitable[str | Server]]
 
 
 class Opencode(Generic[ConversationT, MessageT]):
@@ -43,10 +48,20 @@ class Opencode(Generic[ConversationT, MessageT]):
 
     * ``settings_for``: ``async (conversation) -> TurnSettings``, asked once for every turn (and for
       its ``permissions`` when the session is created), by whichever worker runs it;
+    * ``client_for``: ``async (conversation) -> str | Server``, the server that a conversation's
+      agent is on, asked by whichever worker needs it (default: ``server`` for all). If ``server``
+      has a directory, the other's is that or below; there is one client, and so one event stream,
+      for each server and directory;
     * ``dispatch``: ``async (message) -> None``, hands a pending turn to a job queue, whose job
       calls ``turns.run(message.id)``; without it a task of this process runs the turn;
     * ``observer_factory``: ``(message) -> ReplyObserver``, one per turn;
     * ``on_turn_finished``: ``async (result) -> None``, behind the commit, at least once;
+    * ``decide``: ``async (ask, conversation) -> Decision``, answers what the agent asks instead of
+      a person, or leaves it to one; what it decided is in the ask's row;
+    * ``may_spend``: ``async (conversation, spent) -> bool``, whether a turn may go on (a budget of
+      a user or a day, say), asked before its prompt is posted and whenever it has cost more, which
+      is known at the end of each step; ``spent`` is what this turn has cost so far. ``False`` stops
+      it (``error``, ``budget``). Steps go on meanwhile, and if it raises, which is reported;
     * ``error_reporter``: see ``ErrorReporter``;
     * ``broker``: an ``EventBroker``, which says how far followers hear a turn live (default: within
       this process; elsewhere they read the row);
@@ -61,10 +76,13 @@ class Opencode(Generic[ConversationT, MessageT]):
         *,
         name: str = "opencode",
         settings_for: SettingsFor[ConversationT] = default_settings,
+        client_for: ClientFor[ConversationT] | None = None,
         dispatch: Dispatch[MessageT] | None = None,
         observer_factory: ObserverFactory[MessageT] | None = None,
         on_turn_finished: OnTurnFinished | None = None,
+        may_spend: MaySpend[ConversationT] | None = None,
         error_reporter: ErrorReporter = log_error,
+        decide: Decide | None = None,
         broker: EventBroker | None = None,
         timings: Timings | None = None,
     ) -> None:
@@ -74,19 +92,24 @@ class Opencode(Generic[ConversationT, MessageT]):
         self.timings = timings or Timings()
         self.broker = broker or MemoryBroker()
         self.error_reporter = guarded(error_reporter)
-        self._server = server
+        self._server = as_server(server)
         self._settings_for = settings_for
+        self._client_for = client_for
         self._dispatch = dispatch
         self._observer_factory = observer_factory
         self._on_turn_finished = on_turn_finished
+        self._decide = decide
+        self._may_spend = may_spend
+        self._pool: ClientPool | None = None
         self._client: OpencodeClient | None = None
         self._turns: Turns[ConversationT, MessageT] | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            client = OpencodeClient(self._server, error_reporter=self.error_reporter)
-            self._client = await stack.enter_async_context(client)
+            pool = ClientPool(self._server, self.error_reporter)
+            self._pool = await stack.enter_async_context(pool)
+            self._client = await self._pool.client(self._server)
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self._turns = Turns(
                 self.sessions,
@@ -99,16 +122,17 @@ class Opencode(Generic[ConversationT, MessageT]):
                 report=self.error_reporter,
                 name=self.name,
             )
-            watch = tasks.create_task(self._turns.watch(), name=f"{self.name} recovery")
             stack.callback(self._turns.close)
-            stack.callback(watch.cancel)
+            for duty in (self._turns.watch, self._turns.heed_stops):
+                task = tasks.create_task(duty(), name=f"{self.name} {duty.__name__}")
+                stack.callback(task.cancel)
             self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *error: object) -> None:
         # Not given the block's error: a task group would wrap it in a group.
         await self._stack.aclose()
-        self._turns = self._client = None
+        self._turns = self._client = self._pool = None
 
     @asynccontextmanager
     async def lifespan(self, app: object) -> AsyncIterator[None]:
@@ -118,7 +142,7 @@ class Opencode(Generic[ConversationT, MessageT]):
 
     @property
     def client(self) -> OpencodeClient:
-        """The client of the server; raises ``NotRunning`` outside the block."""
+        """The client of the agent's own server; raises ``NotRunning`` outside the block."""
         if self._client is None:
             raise NotRunning("agent")
         return self._client
@@ -140,7 +164,7 @@ class Opencode(Generic[ConversationT, MessageT]):
         return Session(
             db,
             conversation,
-            client=self.client,
+            client=self.client if self._client_for is None else self._client_of,
             settings_for=self._settings_for,
             error_reporter=self.error_reporter,
         )
@@ -200,7 +224,30 @@ class Opencode(Generic[ConversationT, MessageT]):
         ``ConversationNotFound``.
         """
         key = as_key(self.tables.conversation, conversation_id)
-        await erase(self.turns, self.client, self.sessions, self.tables, key, self.timings)
+        await erase(
+            self.turns,
+            self._client_of,
+            self.sessions,
+            self.tables,
+            key,
+            self.timings,
+            self.error_reporter,
+        )
+
+    async def _client_of(self, conversation: ConversationT) -> OpencodeClient:
+        """The client of the server that the host says this conversation's agent is on."""
+        if self._pool is None:
+            raise NotRunning("agent")
+        if self._client_for is None:
+            return self.client
+        try:
+            server = await self._client_for(conversation)
+        except Exception as error:
+            if is_away(error):  # not our database: the server could not be found, for now
+                reason = f"client_for: {type(error).__name__}"
+                raise OpencodeConnectionError(reason) from error
+            raise
+        return await self._pool.client(as_server(server))
 
     def _shown(self, show: Show | None) -> Shown | None:
         return None if show is None else Shown(show, self.error_reporter)
@@ -221,7 +268,11 @@ class Opencode(Generic[ConversationT, MessageT]):
             broker=self.broker,
             observer_factory=self._observer_factory,
             on_turn_finished=self._on_turn_finished,
+            may_spend=self._may_spend,
+            promoted=self.turns.dispatch,
             error_reporter=self.error_reporter,
             timings=self.timings,
             name=self.name,
+            asks=self.tables.ask,
+            decide=self._decide,
         )

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Generic
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
+from typing import Any, Generic
 
-from sqlalchemy import update
+from sqlalchemy import func, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opencode_async.client.client import OpencodeClient
-from opencode_async.database import Sessions, key_of, locked, release, sessions_beside
+from opencode_async.database import (
+    Sessions,
+    despite_cancellation,
+    key_of,
+    release,
+    sessions_beside,
+)
 from opencode_async.database_time import database_time
-from opencode_async.errors import ConversationNotFound, OpencodeError
-from opencode_async.models import ConversationT
+from opencode_async.errors import ConversationNotFound, OpencodeError, SessionMoved, UsageError
+from opencode_async.models import ConversationT, new_sandbox_key
 from opencode_async.observability.error_reporter import ErrorReporter, log_error
+from opencode_async.protocol.permissions import Permissions
+from opencode_async.protocol.session_rules import has_leftovers, missing
 from opencode_async.settings import SettingsFor, TurnSettings, default_settings
 
 CLAIM = 45.0  # s one caller has to create the session: longer than a request may take
+FOLDER = "Your folder is {}: read and write files only there."
 RETRY = 0.1  # s between looks at a session that another caller creates
+ClientOf = Callable[[ConversationT], Awaitable[OpencodeClient]]
 
 
 class Session(Generic[ConversationT]):
@@ -25,7 +37,8 @@ class Session(Generic[ConversationT]):
 
     ``db`` is the caller's; it is committed before each wait on the network, so a ``db`` inside an
     explicit transaction, or with unflushed changes, is refused with ``TransactionOpen``.
-    ``just_created`` tells after ``ensure()`` whether the session is new.
+    ``just_created`` tells after ``ensure()`` whether the session is new. ``client`` may also be an
+    async function of the conversation, which is called once, when first needed.
     """
 
     def __init__(
@@ -33,28 +46,51 @@ class Session(Generic[ConversationT]):
         db: AsyncSession,
         conversation: ConversationT,
         *,
-        client: OpencodeClient,
+        client: OpencodeClient | ClientOf[ConversationT],
         settings_for: SettingsFor[ConversationT] = default_settings,
         error_reporter: ErrorReporter = log_error,
     ) -> None:
         self.db = db
         self.conversation = conversation
         self.conversation_id = key_of(conversation)
-        self.client = client
         self.error_reporter = error_reporter
         self.just_created = False
+        self._client = client
         self._session_id: str | None = None
+        self._directory: str | None = None
         self._settings_for = settings_for
         self._kind: type[ConversationT] = type(conversation)
         self._sessions: Sessions = sessions_beside(db, self._kind)
+
+    @property
+    def client(self) -> OpencodeClient:
+        """The client of the conversation's server; raises ``UsageError`` before it is found."""
+        if not isinstance(self._client, OpencodeClient):
+            raise UsageError("which client this session has is not known: await find_client()")
+        return self._client
+
+    async def find_client(self) -> OpencodeClient:
+        """The client of the conversation's server; asked for once, with the row as it is stored."""
+        if not isinstance(self._client, OpencodeClient):
+            self._client = await self._client(await self.row())
+        return self._client
 
     async def settings(self) -> TurnSettings:
         """What the host decides for this conversation, asked anew each time.
 
         The host's hook is given the row as it is stored now, detached: no connection is held while
-        it runs.
+        it runs. Where its permissions are about the conversation's sandbox, they come back with its
+        path, which the agent is told behind the host's ``system``. Raises what the client raises.
         """
-        return await self._settings_for(await self._row())
+        row = await self.row()
+        settings = await self._settings_for(row)
+        if not settings.permissions.fenced:
+            return settings
+        paths = await (await self.find_client()).paths()
+        folder = paths.sandbox(row.sandbox_key or await self._given_sandbox_key())
+        system = "\n\n".join(filter(None, (settings.system, FOLDER.format(folder))))
+        permissions = settings.permissions.inside(paths.pattern(folder))
+        return replace(settings, system=system, permissions=permissions)
 
     async def ensure(self) -> str:
         """The session's id; creates the session if the conversation has none yet.
@@ -66,6 +102,16 @@ class Session(Generic[ConversationT]):
         self._session_id = await self._obtain(instead_of=None)
         return self._session_id
 
+    async def check_directory(self) -> None:
+        """Raise ``SessionMoved`` if what ``ensure()`` gave is of another directory than the client.
+
+        A session stays where it was created, whatever a request says (OpenCode 1.18.33, measured):
+        the agent would go on working there, and what happens to it would not be heard here.
+        """
+        directory = (await (await self.find_client()).paths()).directory
+        if self._directory not in (None, directory):
+            raise SessionMoved(self._session_id, self._directory, directory)
+
     async def recreate(self) -> str:
         """Replace the session, which OpenCode no longer knows; the new one's id.
 
@@ -73,59 +119,90 @@ class Session(Generic[ConversationT]):
         the one new session.
         """
         await release(self.db)
-        stale = self._session_id or (await self._row()).opencode_session_id
+        stale = self._session_id or (await self.row()).opencode_session_id
         self._session_id = await self._obtain(instead_of=stale)
         return self._session_id
+
+    async def permit(self, session_id: str, permissions: Permissions, agent: str | None) -> None:
+        """Make these the rules of the session for its next turn, by that agent of OpenCode's.
+
+        Nothing is sent where they are in force. None can be taken away: where an earlier set had
+        others, the agent's own rules come before the new ones and are the last that match, as if
+        the earlier ones were not there. A subagent is handed every ``deny`` all the same, also
+        those of earlier sets (OpenCode 1.18.33, measured). Raises what the client raises.
+        """
+        stored, wanted = await self.client.session_rules(session_id), permissions.sent
+        if has_leftovers(stored, wanted):
+            wanted = await self.client.agent_rules(agent) + wanted
+        if new := missing(stored, wanted):
+            await self.client.add_rules(session_id, new)
 
     async def abort(self) -> None:
         """Abort what the session is doing, its subagents first; with no session, nothing."""
         await release(self.db)
-        session_id = (await self._row()).opencode_session_id
+        session_id = (await self.row()).opencode_session_id
         if session_id is not None:
-            await self.client.abort_tree(session_id)
+            await (await self.find_client()).abort_tree(session_id)
 
-    async def _row(self) -> ConversationT:
+    async def row(self) -> ConversationT:
+        """The conversation as it is stored now, detached. Raises ``ConversationNotFound``."""
         async with self._sessions() as db:
             row = await db.get(self._kind, self.conversation_id)
         if row is None:
             raise ConversationNotFound(self.conversation_id)
         return row
 
+    async def _given_sandbox_key(self) -> str:
+        """The sandbox's key for a row from before the library; whoever is first gives it."""
+        column = self._kind.sandbox_key
+        async with self._sessions.begin() as db:
+            key = await db.scalar(
+                update(self._kind)
+                .where(self._kind.id == self.conversation_id)
+                .values({"sandbox_key": func.coalesce(column, new_sandbox_key())})
+                .returning(column)
+                .execution_options(synchronize_session=False)
+            )
+        if key is None:
+            raise ConversationNotFound(self.conversation_id)
+        return key
+
     async def _obtain(self, *, instead_of: str | None) -> str:
         """Wait for the id, or for the claim that lets this caller create the session."""
         self.just_created = False
         while True:
-            async with self._sessions.begin() as db:
-                row = await locked(db, self._kind, self.conversation_id)
-                if row is None:
-                    raise ConversationNotFound(self.conversation_id)
-                current = row.opencode_session_id
-                if current is not None and current != instead_of:
-                    return current
-                claimed = await self._claim(db)
-            if claimed and (created := await self._create(instead_of)):
+            row = await self.row()
+            current = row.opencode_session_id
+            if current is not None and current != instead_of:
+                self._directory = row.directory
+                return current
+            self._directory = (await (await self.find_client()).paths()).directory
+            if await self._claim(instead_of) and (created := await self._create(instead_of)):
                 return created
             await asyncio.sleep(RETRY)
 
-    async def _claim(self, db: AsyncSession) -> bool:
-        """Claim the right to create, unless another caller's claim still holds."""
+    async def _claim(self, instead_of: str | None) -> bool:
+        """Claim the right to create, unless it was done or another caller's claim still holds."""
         column = self._kind.session_claimed_until
-        claimed = await db.execute(
-            update(self._kind)
-            .where(self._kind.id == self.conversation_id)
-            .where(column.is_(None) | (column < database_time()))
-            .values({"session_claimed_until": database_time(CLAIM)})
-            .returning(self._kind.id)
-            .execution_options(synchronize_session=False)
-        )
-        return claimed.first() is not None
+        async with self._sessions.begin() as db:
+            claimed = await db.scalar(
+                update(self._kind)
+                .where(self._kind.id == self.conversation_id)
+                .where(self._kind.opencode_session_id.is_not_distinct_from(instead_of))
+                .where(column.is_(None) | (column < database_time()))
+                .values({"session_claimed_until": database_time(CLAIM)})
+                .returning(self._kind.id)
+                .execution_options(synchronize_session=False)
+            )
+        return claimed is not None
 
     async def _create(self, instead_of: str | None) -> str | None:
         """Create the session; ``None`` where the claim ran out and another caller was faster."""
         try:
-            row = await self._row()
-            settings = await self._settings_for(row)
-            session_id = await self.client.create_session(
+            row = await self.row()
+            settings = await self.settings()
+            client = await self.find_client()
+            session_id = await client.create_session(
                 # Without a title OpenCode spends a model call on making one.
                 title=row.title or f"Conversation {self.conversation_id}",
                 permissions=settings.permissions,
@@ -134,31 +211,38 @@ class Session(Generic[ConversationT]):
                 metadata={"conversation_id": str(self.conversation_id)},
             )
         except BaseException:
-            await asyncio.shield(self._store(instead_of, instead_of))
+            await self._finally(self._store(instead_of, instead_of))
             raise
-        self.just_created = await self._store(session_id, instead_of)
+        stored = self._store(session_id, instead_of, directory=self._directory)
+        self.just_created = await self._finally(stored)
         if self.just_created:
             return session_id
-        await self._discard(session_id)
+        await self._discard(client, session_id)
         return None
 
-    async def _store(self, session_id: str | None, instead_of: str | None) -> bool:
+    async def _store(
+        self, session_id: str | None, instead_of: str | None, **where: str | None
+    ) -> bool:
         """Compare-and-set the id, ending the claim; whether it was still the one expected."""
         async with self._sessions.begin() as db:
             stored = await db.execute(
                 update(self._kind)
                 .where(self._kind.id == self.conversation_id)
                 .where(self._kind.opencode_session_id.is_not_distinct_from(instead_of))
-                .values({"opencode_session_id": session_id, "session_claimed_until": None})
+                .values({"opencode_session_id": session_id, "session_claimed_until": None, **where})
                 .returning(self._kind.id)
                 .execution_options(synchronize_session=False)
             )
             return stored.first() is not None
 
-    async def _discard(self, session_id: str) -> None:
+    async def _finally(self, store: Coroutine[Any, Any, bool]) -> bool:
+        """End the claim also where the caller is cancelled: others wait for that."""
+        return await despite_cancellation(store, self.error_reporter)
+
+    async def _discard(self, client: OpencodeClient, session_id: str) -> None:
         """Delete the session of a caller that came too late."""
         try:
-            await self.client.delete_session(session_id)
+            await client.delete_session(session_id)
         except OpencodeError as error:
             context = {"during": "discarding a session", "session_id": session_id}
             self.error_reporter(error, severity="warning", context=context)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 from opencode_async.models import ConversationMixin, ConversationT
-from opencode_async.protocol.permissions import PermissionRule
+from opencode_async.protocol.asks import AskPolicy
+from opencode_async.protocol.limits import Limits
+from opencode_async.protocol.permissions import Permissions
 from opencode_async.protocol.prompt import check_model
 
 
@@ -17,13 +19,20 @@ class TurnSettings:
     ``agent`` names one of OpenCode's agents (``build`` unless set), ``model`` is
     ``provider/model`` (unless set the one that the session used last, at first the server's
     default: OpenCode 1.18.33, measured), ``system`` is appended to OpenCode's system prompt.
-    ``permissions`` take effect when the conversation's session is created.
+    ``permissions`` say what the agent may do in this turn and its subagents in it, ``limits`` when
+    the turn is stopped, ``asks`` how long people have to answer the agent. ``conversation_budget``
+    is what the conversation's turns may cost in all, those there are rows of, in the currency of
+    the model's prices: the turn that goes beyond it is stopped, and no later one is begun
+    (``error``, ``budget``).
     """
 
     agent: str | None = None
     model: str | None = None
     system: str | None = None
-    permissions: Sequence[PermissionRule] = ()
+    permissions: Permissions = field(default_factory=Permissions)
+    limits: Limits = field(default_factory=Limits)
+    asks: AskPolicy = field(default_factory=AskPolicy)
+    conversation_budget: float | None = None
 
     def __post_init__(self) -> None:
         check_model(self.model)

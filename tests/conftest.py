@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -25,17 +26,25 @@ def opencode_binary() -> Path:
 def opencode(
     opencode_binary: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ScriptedServer]:
-    """One real server for all tests, with the first turn's delays behind it.
+    """One real server for all tests, with the first turn's delays behind it."""
+    with warm_server(tmp_path_factory.mktemp("opencode"), opencode_binary) as server:
+        yield server
 
-    It needs no event loop while it runs, so it may be restarted from a test's own.
-    """
-    folder = tmp_path_factory.mktemp("opencode")
-    with (
-        start_blocking_portal() as portal,
-        portal.wrap_async_context_manager(
-            scripted_server(folder, binary=opencode_binary)
-        ) as server,
-    ):
+
+@pytest.fixture(scope="module")
+def other_opencode(
+    opencode_binary: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ScriptedServer]:
+    """Another server, with data of its own; it takes 600 MB, so a module has it while it runs."""
+    with warm_server(tmp_path_factory.mktemp("other"), opencode_binary) as server:
+        yield server
+
+
+@contextmanager
+def warm_server(folder: Path, binary: Path) -> Iterator[ScriptedServer]:
+    """A server that needs no event loop while it runs, so it may be restarted from a test's own."""
+    running = scripted_server(folder, binary=binary)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(running) as server:
         warm_up(server)
         yield server
 

@@ -17,7 +17,7 @@ LAYERS: dict[str, set[str]] = {  # layer -> which others of ours it may import
     "client": PURE | {"observability", "timings"},
     "database_time": set(),
     "models": PURE | {"database_time"},
-    "database": {"errors", "models", "protocol"},
+    "database": {"errors", "models", "observability", "protocol"},
     "settings": {"models", "protocol"},
     "session": PURE | ROWS | {"client", "observability", "settings"},
     "brokers": set(),

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from opencode_async import MessageMixin, ReasoningPart
+from opencode_async import MessageMixin, Permission, ReasoningPart
 from opencode_async.testing import ScriptedServer
 from tests.support.hosts import engine_for
 from tests.support.serving import listening, serving
@@ -42,8 +42,10 @@ async def execute(code: str, names: dict[str, Any]) -> None:
 
 
 def test_every_python_block_is_known_here() -> None:
-    run = {"quickstart", "turn", "turns", "settings", "show", "script", "testing", "errors"}
-    assert set(BLOCKS) == run
+    assert set(BLOCKS) == {
+        *("quickstart", "turn", "turns", "settings", "asks", "tenants"),
+        *("show", "script", "testing", "errors"),
+    }
     assert README.count("```python") == len(BLOCKS)
 
 
@@ -98,5 +100,12 @@ async def test_the_blocks_for_python_run_in_turn(
         await execute(BLOCKS["settings"], names)
         settings = await names["settings_for"](conversation)
         assert settings.system == "You work for user 1."
+        await execute(BLOCKS["asks"].replace(SERVER, "server"), names)
+        settings = await names["settings_for"](conversation)
+        assert settings.asks.within == 600
+        ask = Permission("ses_1", "per_1", "bash", ("rm",))
+        assert (await names["decide"](ask, conversation)).action == "reject"
+        await execute(BLOCKS["tenants"], names)
+        assert (await names["client_for"](conversation)).url == "http://agent-1:4096"
     await names["engine"].dispose()
     assert "You said: And now the tests." in capsys.readouterr().out

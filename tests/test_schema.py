@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, insert, inspect
+from sqlalchemy import text as sql
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from opencode_async import ConversationMixin, MessageMixin, SchemaError, Tables
+from opencode_async import ConversationMixin, MessageMixin, SchemaError, Tables, TurnResult
 from opencode_async.database import parsed_key
 from opencode_async.models import ArtifactMixin, AskMixin
 from tests.support.hosts import Base, Conversation, Entry, Message, OldBase, Thread, engine_for
@@ -117,6 +119,26 @@ def test_every_column_can_be_added_to_a_populated_table() -> None:
         own = {"id", "conversation_id", "user_id"}
         for column in inspect(kind).columns:
             assert column.key in own or column.nullable or column.server_default is not None
+
+
+async def test_a_table_with_turns_in_it_gains_the_ledger(database_url: str) -> None:
+    engine = engine_for(database_url)
+    json = inspect(Message).columns["ledger"].type.compile(engine.dialect)
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all)
+        await connection.execute(sql("ALTER TABLE messages DROP COLUMN ledger"))
+    async with engine.begin() as connection:
+        conversation = (
+            await connection.execute(insert(Conversation).returning(Conversation.id))
+        ).scalar_one()
+        row = {"id": uuid4(), "conversation_id": conversation, "role": "assistant", "cost": 0.5}
+        await connection.execute(insert(Message).values(row))
+    async with engine.begin() as connection:
+        await connection.execute(sql(f"ALTER TABLE messages ADD COLUMN ledger {json}"))
+    async with AsyncSession(engine) as db:
+        result = TurnResult.of(await db.get_one(Message, row["id"]))
+    await engine.dispose()
+    assert (result.cost, result.ledger) == (0.5, ())
 
 
 @pytest.mark.parametrize(

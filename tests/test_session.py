@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from opencode_async import PermissionRule, Session, Timings, TurnSettings
+from opencode_async import Permissions, Session, Timings, TurnSettings
 from opencode_async.testing import ScriptedServer, scripted_server
 from tests.support.hosts import Host, host
 from tests.support.parts import REPOSITORY
@@ -187,7 +187,7 @@ async def test_title_and_permissions_reach_the_session(
     database_url: str, opencode: ScriptedServer
 ) -> None:
     async def no_bash(conversation: Any) -> TurnSettings:
-        return TurnSettings(permissions=[PermissionRule("bash", "*", "deny")])
+        return TurnSettings(permissions=Permissions().deny("bash"))
 
     async with host(database_url, opencode, settings_for=no_bash) as app:
         session_id = await ensured(app, await app.conversation(title="No bash"))

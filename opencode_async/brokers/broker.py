@@ -68,8 +68,11 @@ class EventBroker(Protocol):
         later ones may not. Publishing none only wakes.
         """
 
-    async def end(self, topic: str) -> None:
-        """Nothing more comes in this epoch: wake the followers, who then look at the row."""
+    async def end(self, topic: str, epoch: int) -> None:
+        """Nothing more comes in this epoch: wake the followers, who then look at the row.
+
+        Nothing ends where a newer epoch has begun.
+        """
 
     def follow(self, topic: str, epoch: int, after: int) -> AbstractAsyncContextManager[Feed]:
         """Follow from behind frame ``after`` of ``epoch``; inside the block no frame is missed."""

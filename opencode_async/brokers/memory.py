@@ -92,12 +92,14 @@ class MemoryBroker:
             del log.frames[: max(0, min(spare, in_row))]
         log.wake(news=not frames)
 
-    async def end(self, topic: str) -> None:
+    async def end(self, topic: str, epoch: int) -> None:
+        log = self._logs.get(topic)
+        if log is None or log.epoch > epoch:
+            return
         # Those who follow it hold the log; who comes anew is told everything by the row.
-        log = self._logs.pop(topic, None)
-        if log is not None:
-            log.ended = True
-            log.wake(news=True)
+        del self._logs[topic]
+        log.ended = True
+        log.wake(news=True)
 
     @asynccontextmanager
     async def follow(self, topic: str, epoch: int, after: int) -> AsyncIterator[MemoryFeed]:

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
 from opencode_async.client.http import HttpConnection, parsed
 from opencode_async.client.hub import EventHub
-from opencode_async.client.server import Server
+from opencode_async.client.server import Server, as_server
 from opencode_async.client.stream import StreamChange, stream
-from opencode_async.errors import NotFoundError, NotRunning, SessionNotFoundError
+from opencode_async.errors import (
+    BadRequestError,
+    NotFoundError,
+    NotRunning,
+    SessionNotFoundError,
+)
 from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
-from opencode_async.protocol.events import (
-    PermissionAsked,
-    QuestionAsked,
-    permission_from_wire,
-    question_from_wire,
+from opencode_async.protocol.asks import (
+    NOBODY,
+    PERMISSION,
+    Ask,
+    Decision,
+    Permission,
+    Question,
+    kind_of,
 )
 from opencode_async.protocol.exchange import Exchange
-from opencode_async.protocol.messages import Usage, WireMessage
-from opencode_async.protocol.permissions import PermissionRule
+from opencode_async.protocol.ledger import Charge
+from opencode_async.protocol.limits import Limits
+from opencode_async.protocol.messages import WireMessage
+from opencode_async.protocol.paths import Paths
+from opencode_async.protocol.permissions import Permissions, Rule
 from opencode_async.protocol.prompt import check_model, new_part_id, new_prompt_id, prompt_body
+from opencode_async.protocol.session_rules import agent_rules_from_wire, rules_from_wire
 from opencode_async.protocol.wire import mapping, objects, text
 
+# A server that is starting accepts connections 0.3 s early and never answers what it is asked on
+# those (OpenCode 1.18.33, measured).
+HEALTH_TIMEOUT = 5.0
 PAGE = 50  # messages a page: a turn of 49 steps is one request
 
 
@@ -41,17 +56,20 @@ class OpencodeClient:
     """A connection to one OpenCode server, used inside ``async with``; it owns its ``EventHub``.
 
     Every method raises ``OpencodeConnectionError`` or ``ServerError`` (or a kind of them), and
-    sends its request once: what may be repeated is for the caller to know.
+    sends its request once: what may be repeated is for the caller to know. Entering the block
+    connects nothing yet; it raises ``UnprotectedServer``.
     """
 
     def __init__(self, server: str | Server, *, error_reporter: ErrorReporter = log_error) -> None:
-        self.server = Server(server) if isinstance(server, str) else server
+        self.server = as_server(server)
         self.error_reporter = guarded(error_reporter)
         self._http: HttpConnection | None = None
         self._hub: EventHub | None = None
+        self._paths: Paths | None = None
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        self.server.check_protected()
         async with AsyncExitStack() as stack:
             http = HttpConnection(self.server)
             stack.push_async_callback(http.aclose)
@@ -81,23 +99,48 @@ class OpencodeClient:
         return self._hub
 
     async def version(self) -> str:
-        """The server's version, from ``GET /global/health``."""
-        return await self.http.read(lambda v: text(mapping(v), "version"), "GET", "/global/health")
+        """The server's version, from ``GET /global/health``, within 5 s."""
+        path = "/global/health"
+        return await self.http.read(
+            lambda v: text(mapping(v), "version"), "GET", path, within=HEALTH_TIMEOUT
+        )
 
     async def create_session(
         self,
         *,
         title: str | None = None,
-        permissions: Sequence[PermissionRule] = (),
+        permissions: Permissions | None = None,
         metadata: dict[str, str] | None = None,
     ) -> str:
-        """Create a session and return its id; a title saves the model call that would make one."""
+        """Create a session and return its id; a title saves the model call that would make one.
+
+        Raises ``ValueError`` for permissions of a sandbox: only a conversation has one.
+        """
         body: dict[str, Any] = {"metadata": metadata or {}}
         if title is not None:
             body["title"] = title
-        if permissions:
-            body["permission"] = [rule.to_json() for rule in permissions]
+        if permissions is not None and (rules := permissions.sent):
+            body["permission"] = rules
         return await self.http.read(_id, "POST", "/session", body=body)
+
+    async def paths(self) -> Paths:
+        """Where the server works for this client; it is asked once."""
+        if self._paths is None:
+            self._paths = await self.http.read(Paths.from_wire, "GET", "/path")
+        return self._paths
+
+    async def session_rules(self, session_id: str) -> list[Rule]:
+        """All rules that the session was ever given, in order."""
+        path = f"/session/{session_id}"
+        return await self.http.read(lambda v: rules_from_wire(mapping(v)), "GET", path)
+
+    async def agent_rules(self, agent: str | None) -> list[Rule]:
+        """The rules that an agent has before any session's: OpenCode's and the configuration's."""
+        return await self.http.read(lambda v: agent_rules_from_wire(v, agent), "GET", "/agent")
+
+    async def add_rules(self, session_id: str, rules: Sequence[Rule]) -> None:
+        """Add rules behind those of the session, from its next prompt on."""
+        await self.http.request("PATCH", f"/session/{session_id}", body={"permission": [*rules]})
 
     async def delete_session(self, session_id: str) -> None:
         """Delete a session; one that is gone already is no error. A running turn is not stopped."""
@@ -109,9 +152,13 @@ class OpencodeClient:
         await self.http.request("POST", f"/session/{session_id}/abort")
 
     async def abort_tree(self, session_id: str) -> None:
-        """Abort a session and the subagents' sessions under it, the deepest first."""
-        for child in await self.children(session_id):
-            await self.abort_tree(child)
+        """Abort a session and the subagents' sessions under it, the deepest first.
+
+        Also one that was deleted: what it does goes on all the same (OpenCode 1.18.33, measured).
+        """
+        with suppress(SessionNotFoundError):
+            for child in await self.children(session_id):
+                await self.abort_tree(child)
         await self.abort(session_id)
 
     async def children(self, session_id: str) -> list[str]:
@@ -128,6 +175,7 @@ class OpencodeClient:
         agent: str | None = None,
         model: str | None = None,
         system: str | None = None,
+        limits: Limits | None = None,
     ) -> AbstractAsyncContextManager[AsyncIterator[StreamChange]]:
         """Say something in a session and follow the answer, without any database.
 
@@ -137,19 +185,21 @@ class OpencodeClient:
         has the reply alone). Leaving the block before that aborts the agent, its subagents first,
         which takes 2 s if it had not begun, and at most 10 s. What the agent asks meanwhile is
         refused: there is nobody to answer. ``model`` is ``provider/model``, unless given the one
-        that the session used last. One at a time in a session: OpenCode merges prompts sent
-        meanwhile. Raises ``ValueError`` for another form of model, what the client raises when the
-        prompt cannot be posted, and when the server is lost for longer than 30 s.
+        that the session used last; ``limits`` are those of a turn. One at a time in a session:
+        OpenCode merges prompts sent meanwhile. Raises ``ValueError`` for another form of model,
+        what the client raises when the prompt is refused, and when the server is lost for longer
+        than 30 s.
         """
         check_model(model)
         body = prompt_body(
             new_prompt_id(), new_part_id(), text, agent=agent, model=model, system=system
         )
-        return stream(self, session_id, body)
+        return stream(self, session_id, body, limits or Limits())
 
-    async def prompt(self, session_id: str, body: dict[str, Any]) -> None:
-        """Post a prompt. Returning is not acceptance: see ``Exchange.accepted``."""
-        await self.http.request("POST", f"/session/{session_id}/prompt_async", body=body)
+    async def prompt(self, session_id: str, body: dict[str, Any], *, within: float = 30.0) -> None:
+        """Post a prompt, in so many seconds. Returning is not acceptance: see ``Exchange``."""
+        path = f"/session/{session_id}/prompt_async"
+        await self.http.request("POST", path, body=body, within=within)
 
     async def busy(self, session_id: str) -> bool:
         """Whether the session is at work; just after a prompt it still says no (up to 2 s seen)."""
@@ -183,7 +233,7 @@ class OpencodeClient:
         began = [m.info.created for m in turn.answers]
         began += [m.info.created for m in messages if m.info.id == prompt_id]
         start = min(began)
-        spent: list[Usage] = []
+        spent: list[Charge] = []
         for child in turn.children:
             spent += await self._spent(child, start)
         return Exchange.read(prompt_id, messages, spent)
@@ -196,50 +246,78 @@ class OpencodeClient:
                 break
         return messages
 
-    async def _spent(self, session_id: str, start: float) -> list[Usage]:
-        """What a child's messages since ``start`` cost, its own children's too.
+    async def _spent(self, session_id: str, start: float) -> list[Charge]:
+        """What a child's answers since ``start`` cost, its own children's too.
 
         OpenCode does not add a child's cost to its parent's (1.18.33, measured). What a child cost
         that was deleted is not known any more.
         """
-        spent: list[Usage] = []
+        spent: list[Charge] = []
         with suppress(SessionNotFoundError):
             async for page in self._pages(session_id):
-                spent += [m.info.usage for m in page if m.info.created >= start]
+                answers = (m.info for m in page if m.info.role == "assistant")
+                spent += [Charge.of(info) for info in answers if info.created >= start]
             for child in await self.children(session_id):
                 spent += await self._spent(child, start)
         return spent
 
     async def _pages(self, session_id: str) -> AsyncIterator[list[WireMessage]]:
-        """A session's messages from the newest page back, each page oldest first."""
+        """A session's messages from the newest page back, each page oldest first.
+
+        One message a page where the server refuses larger ones: it does so for ever where the page
+        that reaches the beginning holds a prompt with a ``format``, somebody else's; one that does
+        not reach it is not checked (OpenCode 1.18.33, measured).
+        """
         before: str | None = None
+        limit = PAGE
         while True:
-            page = await self.messages(session_id, before=before)
+            try:
+                page = await self.messages(session_id, limit=limit, before=before)
+            except BadRequestError:
+                if limit == 1:
+                    raise
+                limit = 1
+                continue
             yield page.messages
             if page.older is None:
                 return
             before = page.older
 
-    async def asked(self) -> list[PermissionAsked | QuestionAsked]:
+    async def asked(self) -> list[Ask]:
         """Everything the agents of this directory wait for, of any session."""
         permissions = await self.http.read(
-            lambda v: [permission_from_wire(raw) for raw in objects(v)], "GET", "/permission"
+            lambda v: [Permission.from_wire(raw) for raw in objects(v)], "GET", "/permission"
         )
         questions = await self.http.read(
-            lambda v: [question_from_wire(raw) for raw in objects(v)], "GET", "/question"
+            lambda v: [Question.from_wire(raw) for raw in objects(v)], "GET", "/question"
         )
         return [*permissions, *questions]
 
-    async def reject_permission(self, permission_id: str, message: str) -> None:
-        """Refuse a permission; the agent is told why and goes on. One that is gone is no error."""
-        body = {"reply": "reject", "message": message}
-        with suppress(NotFoundError):
-            await self.http.request("POST", f"/permission/{permission_id}/reply", body=body)
+    async def reply(self, ask_id: str, kind: str, reply: Mapping[str, Any]) -> None:
+        """Reply to an ask of that kind, as ``PermissionReply`` and ``QuestionReply`` store it.
 
-    async def reject_question(self, question_id: str) -> None:
-        """Dismiss a question, which ends the turn. One that is gone is no error."""
+        Raises ``NotFoundError`` for what is answered already or is gone.
+        """
+        if kind == PERMISSION:
+            path, body = f"/permission/{ask_id}/reply", dict(reply)
+            if body["reply"] == "always":
+                # To OpenCode that is every session of the directory (1.18.33, measured).
+                body["reply"] = "once"
+            await self.http.request("POST", path, body=body)
+        elif "answers" in reply:
+            await self.http.request("POST", f"/question/{ask_id}/reply", body=dict(reply))
+        else:
+            await self.http.request("POST", f"/question/{ask_id}/reject")
+
+    async def dismiss(self, ask: Ask) -> None:
+        """Refuse at once what nobody can answer: OpenCode would wait for ever.
+
+        A permission is refused with words, so the agent goes on; a question is dismissed, which
+        ends its turn. What is gone is no error.
+        """
+        kind = kind_of(ask)
         with suppress(NotFoundError):
-            await self.http.request("POST", f"/question/{question_id}/reject")
+            await self.reply(ask.id, kind, Decision.reject(NOBODY).reply_to(kind) or {})
 
 
 def _id(value: object) -> str:

@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
-from opencode_async.errors import OpencodeConnectionError, OpencodeError
+from opencode_async.errors import OpencodeConnectionError, OpencodeError, OpencodeTimeoutError
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.events import (
     Event,
@@ -29,6 +29,9 @@ from opencode_async.protocol.wire import Malformed, loads
 
 LINGER = 30.0  # s a stream without subscribers stays open: the next turn often follows soon
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 5.0  # s between attempts to reconnect
+# s for the first frame, which is sent at once. A server that is starting accepts connections 0.3 s
+# early, and on those nothing ever comes (OpenCode 1.18.33, measured).
+FIRST_FRAME = 5.0
 MOST_PENDING = 50_000  # events a subscriber may lag behind: ten seconds at the server's full speed
 
 
@@ -153,13 +156,16 @@ class EventHub:
         failures = 0
         while True:
             try:
-                async with self._open_stream() as frames:
+                async with asyncio.timeout(FIRST_FRAME) as patience, self._open_stream() as frames:
                     async for data in frames:
                         if self._receive(data):
                             failures = 0
+                            patience.reschedule(None)
                 raise OpencodeConnectionError("GET /event: the server closed the stream")
             except OpencodeError as error:
                 broken = error
+            except TimeoutError:
+                broken = OpencodeTimeoutError(f"GET /event: nothing within {FIRST_FRAME:.0f} s")
             except Exception as error:  # a defect of ours must not end every turn's stream
                 self._report(error, severity="error", context={"during": "event hub"})
                 broken = OpencodeConnectionError(f"event hub: {type(error).__name__}")

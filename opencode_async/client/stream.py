@@ -10,17 +10,20 @@ from typing import TYPE_CHECKING, Any
 import anyio
 from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
-from opencode_async.client.answer import Answer, become, stop_session
-from opencode_async.client.hub import Subscription
+from opencode_async.client.answer import Answer, become
+from opencode_async.client.hub import Nudge, Subscription
+from opencode_async.client.stopping import stop_session
 from opencode_async.errors import (
     AuthenticationError,
     BadRequestError,
     NotFoundError,
     OpencodeError,
 )
+from opencode_async.protocol.asks import Ask
 from opencode_async.protocol.changes import Finished, ReplyChange, Snapshot, merged
+from opencode_async.protocol.events import AskAnswered
 from opencode_async.protocol.exchange import Outcome
-from opencode_async.protocol.messages import Usage
+from opencode_async.protocol.limits import Limits, Watchdog, stopped
 from opencode_async.protocol.reply import Reply, reply_json
 from opencode_async.timings import Timings
 
@@ -40,10 +43,13 @@ class Listener:
         events: Subscription,
         session_id: str,
         body: dict[str, Any],
+        limits: Limits,
         told: MemoryObjectSendStream[Sequence[StreamChange]],
     ) -> None:
         self._client = client
+        self._events = events
         self._told = told
+        self._exceeded: str | None = None
         self._timings = Timings()
         self._settled = False
         self._heard_out = False
@@ -54,7 +60,8 @@ class Listener:
             events,
             self._reply,
             body,
-            publish=self._publish,
+            owner=self,
+            watchdog=Watchdog(limits, asyncio.get_running_loop().time()),
             report=client.error_reporter,
             timings=self._timings,
         )
@@ -99,18 +106,40 @@ class Listener:
     async def _listen(self) -> None:
         with self._told:
             ending = await self._answer.listen(resumed=False)
-            usage = self._reply.usage
             if ending.exchange is not None:
-                await become(self._reply, ending.exchange, self._publish)
-                usage = ending.exchange.usage
+                await become(self._reply, ending.exchange, self)
             self._settled = ending.settled
-            await self._told.send(
-                [Finished({**outcome_json(ending.outcome), **self._state(usage)})]
-            )
+            outcome = stopped(self._exceeded) if self._exceeded else ending.outcome
+            await self._told.send([Finished({**outcome_json(outcome), **reply_json(self._reply)})])
 
-    async def _publish(self, changes: Sequence[ReplyChange] | None) -> None:
+    async def may_post(self) -> bool:
+        """See ``Owner``: who wants it no more cancels the whole."""
+        return self._exceeded is None
+
+    async def stop(self, reason: str) -> None:
+        """See ``Owner``."""
+        self._exceeded = reason
+        self._events.put(Nudge())
+
+    async def asked(self, ask: Ask) -> None:
+        """See ``Owner``: there is nobody to answer."""
+        try:
+            await self._client.dismiss(ask)
+        except OpencodeError as error:
+            self._failed(error, during="dismissing an ask")
+
+    async def answered(self, answered: AskAnswered) -> None:
+        """See ``Owner``."""
+
+    async def listed(self, asks: Sequence[Ask]) -> None:
+        """See ``Owner``."""
+        for ask in asks:
+            await self.asked(ask)
+
+    async def publish(self, changes: Sequence[ReplyChange] | None) -> None:
+        """See ``Owner``."""
         if changes is None:
-            await self._told.send([Snapshot(self._state(self._reply.usage))])
+            await self._told.send([Snapshot(reply_json(self._reply))])
         elif changes:
             await self._told.send(list(merged(changes)))
 
@@ -118,19 +147,16 @@ class Listener:
         context = {"during": during, "session_id": self._reply.session_id}
         self._client.error_reporter(error, severity="warning", context=context)
 
-    def _state(self, usage: Usage) -> dict[str, Any]:
-        return reply_json(self._reply.result(), self._reply.todos, usage)
-
 
 @asynccontextmanager
 async def stream(
-    client: OpencodeClient, session_id: str, body: dict[str, Any]
+    client: OpencodeClient, session_id: str, body: dict[str, Any], limits: Limits
 ) -> AsyncIterator[AsyncIterator[StreamChange]]:
     """See ``OpencodeClient.stream``."""
     told, telling = anyio.create_memory_object_stream[Sequence[StreamChange]](MOST_WAITING)
     async with client.hub.subscribe(session_id) as events:
         with told, telling:
-            listener = Listener(client, events, session_id, body, told)
+            listener = Listener(client, events, session_id, body, limits, told)
             try:
                 await listener.post()
                 async with aclosing(listener.read(telling)) as changes:

@@ -26,12 +26,22 @@ def guarded(reporter: ErrorReporter) -> ErrorReporter:
     """The reporter, whose own failures are logged and go no further: they would end every turn."""
 
     def report(error: BaseException, *, severity: Severity, context: dict[str, str]) -> None:
+        without_parameters(error)
         try:
             reporter(error, severity=severity, context=context)
         except Exception:
             logger.exception("the ErrorReporter failed")
 
     return report
+
+
+def without_parameters(error: BaseException) -> None:
+    """Have SQLAlchemy's errors not say what was to be stored: prompts and answers."""
+    link: BaseException | None = error
+    while link is not None:
+        if hasattr(link, "hide_parameters"):
+            link.hide_parameters = True
+        link = link.__cause__ or link.__context__
 
 
 def log_error(error: BaseException, *, severity: Severity, context: dict[str, str]) -> None:

@@ -112,13 +112,57 @@ class Retrying:
 
 @dataclass(frozen=True, slots=True)
 class UsageChanged:
-    """What the turn has cost so far."""
+    """What the turn has cost so far, subagents included."""
 
     event: ClassVar[str] = "usage"
     usage: Usage
 
     def to_json(self) -> dict[str, Any]:
         return self.usage.to_json()
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionAsked:
+    """The agent waits for leave; the permission as the message has it."""
+
+    event: ClassVar[str] = "permission.asked"
+    permission: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"permission": self.permission}
+
+
+@dataclass(frozen=True, slots=True)
+class PermissionResolved:
+    """A permission was answered, has expired or is gone."""
+
+    event: ClassVar[str] = "permission.resolved"
+    permission: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"permission": self.permission}
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionAsked:
+    """The agent waits for an answer; the question as the message has it."""
+
+    event: ClassVar[str] = "question.asked"
+    question: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"question": self.question}
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionResolved:
+    """A question was answered, has expired or is gone."""
+
+    event: ClassVar[str] = "question.resolved"
+    question: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"question": self.question}
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +177,8 @@ class Finished:
 
 
 ReplyChange = PartAdded | PartDelta | PartUpdated | TodosChanged | Retrying | UsageChanged
-Change = Snapshot | MessageAdded | StatusChanged | ReplyChange | Finished
+AskChange = PermissionAsked | PermissionResolved | QuestionAsked | QuestionResolved
+Change = Snapshot | MessageAdded | StatusChanged | ReplyChange | AskChange | Finished
 ChangeT = TypeVar("ChangeT", bound=Change)
 
 
@@ -151,11 +196,6 @@ def change_from_json(event: str, data: Mapping[str, Any]) -> Change:
     return READERS[event](data)
 
 
-def _usage(data: Mapping[str, Any]) -> UsageChanged:
-    fields = ("input", "output", "cache_read", "cache_write")
-    return UsageChanged(Usage(data["cost"], *(data[f"{name}_tokens"] for name in fields)))
-
-
 READERS: Mapping[str, Callable[[Mapping[str, Any]], Change]] = {
     Snapshot.event: lambda d: Snapshot(d["message"]),
     MessageAdded.event: lambda d: MessageAdded(d["message"]),
@@ -165,6 +205,10 @@ READERS: Mapping[str, Callable[[Mapping[str, Any]], Change]] = {
     PartUpdated.event: lambda d: PartUpdated(d["index"], part_from_json(d["part"])),
     TodosChanged.event: lambda d: TodosChanged(todos_from_wire(d["todos"])),
     Retrying.event: lambda d: Retrying(d["attempt"], d["message"], d["next_at"]),
-    UsageChanged.event: _usage,
+    UsageChanged.event: lambda d: UsageChanged(Usage.from_json(d)),
+    PermissionAsked.event: lambda d: PermissionAsked(d["permission"]),
+    PermissionResolved.event: lambda d: PermissionResolved(d["permission"]),
+    QuestionAsked.event: lambda d: QuestionAsked(d["question"]),
+    QuestionResolved.event: lambda d: QuestionResolved(d["question"]),
     Finished.event: lambda d: Finished(d["message"]),
 }

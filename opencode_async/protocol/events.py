@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from opencode_async.protocol.asks import Permission, Question
 from opencode_async.protocol.messages import MessageInfo, UpstreamError
 from opencode_async.protocol.parts import Part, part_from_wire
 from opencode_async.protocol.todos import Todo, todos_from_wire
@@ -32,6 +33,13 @@ class ServerHeartbeat:
 class SessionCreated:
     session_id: str
     parent_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionDeleted:
+    """Its turn goes on, until it fails on the database (OpenCode 1.18.33, measured)."""
+
+    session_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +100,17 @@ class TodoUpdated:
 
 
 @dataclass(frozen=True, slots=True)
-class PermissionAsked:
-    """The agent waits for leave, without any time limit of its own."""
+class AskAnswered:
+    """The ask of that id was granted or refused, answered or dismissed: ``reply`` says how."""
 
     session_id: str
     id: str
-    permission: str
-
-
-@dataclass(frozen=True, slots=True)
-class QuestionAsked:
-    """The agent waits for an answer, without any time limit of its own."""
-
-    session_id: str
-    id: str
+    reply: Mapping[str, Any]
 
 
 SessionEvent = (
     SessionCreated
+    | SessionDeleted
     | SessionStatus
     | SessionIdle
     | SessionError
@@ -117,8 +118,9 @@ SessionEvent = (
     | MessagePartUpdated
     | MessagePartDelta
     | TodoUpdated
-    | PermissionAsked
-    | QuestionAsked
+    | Permission
+    | Question
+    | AskAnswered
 )
 Event = ServerConnected | ServerHeartbeat | SessionEvent
 
@@ -131,18 +133,6 @@ def event_from_wire(frame: object) -> Event | None:
     envelope = mapping(frame, "frame")
     read = READERS.get(text(envelope, "type"))
     return read(mapping(envelope.get("properties"), "properties")) if read else None
-
-
-def permission_from_wire(properties: Mapping[str, Any]) -> PermissionAsked:
-    """A pending permission, in an event or in the list of ``GET /permission``."""
-    return PermissionAsked(
-        text(properties, "sessionID"), text(properties, "id"), text(properties, "permission")
-    )
-
-
-def question_from_wire(properties: Mapping[str, Any]) -> QuestionAsked:
-    """A pending question, in an event or in the list of ``GET /question``."""
-    return QuestionAsked(text(properties, "sessionID"), text(properties, "id"))
 
 
 def _created(p: Mapping[str, Any]) -> SessionCreated:
@@ -181,6 +171,11 @@ def _delta(p: Mapping[str, Any]) -> MessagePartDelta | None:
     )
 
 
+def _answered(p: Mapping[str, Any]) -> AskAnswered:
+    reply = {name: p[name] for name in ("reply", "answers") if name in p} or {"reject": True}
+    return AskAnswered(text(p, "sessionID"), text(p, "requestID"), reply)
+
+
 def _error(p: Mapping[str, Any]) -> SessionError | None:
     # Errors outside any session exist too; no turn can use them.
     session_id = optional_text(p, "sessionID")
@@ -198,6 +193,7 @@ READERS: Mapping[str, Callable[[Mapping[str, Any]], Event | None]] = {
     "server.connected": lambda p: ServerConnected(),
     "server.heartbeat": lambda p: ServerHeartbeat(),
     "session.created": _created,
+    "session.deleted": lambda p: SessionDeleted(text(p, "sessionID")),
     "session.status": _status,
     "session.idle": lambda p: SessionIdle(text(p, "sessionID")),
     "session.error": _error,
@@ -207,6 +203,9 @@ READERS: Mapping[str, Callable[[Mapping[str, Any]], Event | None]] = {
     "message.part.updated": _part,
     "message.part.delta": _delta,
     "todo.updated": _todos,
-    "permission.asked": permission_from_wire,
-    "question.asked": question_from_wire,
+    "permission.asked": Permission.from_wire,
+    "question.asked": Question.from_wire,
+    "permission.replied": _answered,
+    "question.replied": _answered,
+    "question.rejected": _answered,
 }

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Self
 
+from opencode_async.protocol.ledger import Charge
 from opencode_async.protocol.lineage import Lineage
 from opencode_async.protocol.messages import ABORTED, UpstreamError, Usage, WireMessage
 from opencode_async.protocol.parts import Part, ToolPart, interrupted
@@ -21,6 +22,12 @@ ERROR_CODES = {
     "ContentFilterError": "content_filter",
     "StructuredOutputError": "structured_output",
 }
+
+
+# How the error of a tool call begins that somebody declined, which ends the turn; declined with
+# words, the agent hears them and goes on (OpenCode 1.18.33, measured).
+DECLINED = ("The user rejected permission", "The user dismissed")
+WITH_WORDS = "with the following feedback"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,20 +49,24 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Exchange:
-    """One turn's messages; ``accepted``: our prompt is there with its parts, ``newest``: last."""
+    """One turn's messages.
+
+    ``accepted``: our prompt is there, with its parts. ``newest``: no other prompt came after it.
+    ``ledger``: what each step cost, children's and compactions' included.
+    """
 
     accepted: bool
     newest: bool
     answers: tuple[WireMessage, ...]
-    usage: Usage
+    ledger: tuple[Charge, ...]
 
     @classmethod
     def read(
-        cls, prompt_id: str, messages: Iterable[WireMessage], spent: Sequence[Usage] = ()
+        cls, prompt_id: str, messages: Iterable[WireMessage], spent: Sequence[Charge] = ()
     ) -> Self:
         """Pick the turn out of a session's messages, oldest first; ``spent`` by children."""
         lineage = Lineage(prompt_id)
-        accepted = newest = False
+        accepted, newest = False, True
         made: list[WireMessage] = []
         for message in messages:
             if message.info.role == "user":
@@ -70,8 +81,13 @@ class Exchange:
             accepted=accepted,
             newest=newest,
             answers=tuple(m for m in made if not m.info.summary),
-            usage=Usage.total([*(m.info.usage for m in made), *spent]),
+            ledger=(*(Charge.of(m.info) for m in made), *spent),
         )
+
+    @property
+    def usage(self) -> Usage:
+        """What the turn cost, all in all."""
+        return Usage.total(charge.usage for charge in self.ledger)
 
     @property
     def complete(self) -> bool:
@@ -81,10 +97,19 @@ class Exchange:
     @property
     def concluded(self) -> bool:
         """Whether the newest answer says itself that it is the last; a step's does not."""
+        return self.complete and self.answers[-1].info.last
+
+    @property
+    def stranded(self) -> bool:
+        """Whether the answer is not at its end: with the session at rest, its server crashed.
+
+        A step that called tools is an end only where somebody declined a call.
+        """
         if not self.complete:
-            return False
+            return True
         info = self.answers[-1].info
-        return info.error is not None or info.finish not in (None, "tool-calls")
+        on_its_way = info.finish == "tool-calls" and info.error is None and not info.structured
+        return on_its_way and not any(map(_is_declined, self.answers[-1].parts))
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -109,8 +134,8 @@ class Exchange:
         info = self.answers[-1].info
         if info.error is not None:
             return failed(info.error)
-        if not info.completed:
-            return INTERRUPTED
+        if self.stranded:
+            return INTERRUPTED if self.newest else ORPHANED
         if info.structured:
             return Outcome("completed", "stop")
         match info.finish:
@@ -123,6 +148,11 @@ class Exchange:
             case "error":
                 return failed(error or UpstreamError("UnknownError", "The model call failed."))
         return Outcome("completed", info.finish.replace("-", "_"))
+
+
+def _is_declined(part: Part) -> bool:
+    error = (isinstance(part, ToolPart) and part.error) or ""
+    return error.startswith(DECLINED) and WITH_WORDS not in error
 
 
 def failed(error: UpstreamError) -> Outcome:
@@ -139,5 +169,10 @@ INTERRUPTED = Outcome(
     "error",
     None,
     TurnError("interrupted", "The agent's server stopped before the answer was done."),
+)
+ORPHANED = Outcome(
+    "error",
+    None,
+    TurnError("orphaned", "The agent's server stopped, and this answer cannot be taken up again."),
 )
 ABORTED_OUTCOME = Outcome("cancelled", "aborted")

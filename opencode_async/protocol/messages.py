@@ -76,6 +76,12 @@ class Usage:
             cache_write=sum(u.cache_write for u in usages),
         )
 
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """The usage as ``to_json`` wrote it, among other fields perhaps."""
+        fields = ("input", "output", "cache_read", "cache_write")
+        return cls(data["cost"], *(data[f"{name}_tokens"] for name in fields))
+
     def to_json(self) -> dict[str, Any]:
         """The fields under the names that a message has for them."""
         return {
@@ -89,7 +95,10 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class MessageInfo:
-    """A message without its parts. Times are milliseconds since 1970, OpenCode's clock."""
+    """A message without its parts. Times are milliseconds since 1970, OpenCode's clock.
+
+    ``model`` is ``provider/model``, of an assistant's message only.
+    """
 
     id: str
     session_id: str
@@ -101,7 +110,16 @@ class MessageInfo:
     finish: str | None = None
     summary: bool = False
     structured: bool = False
+    model: str | None = None
     usage: Usage = field(default_factory=Usage)
+
+    @property
+    def last(self) -> bool:
+        """Whether this answer says itself that it is the last; one that called tools does not.
+
+        It may say so a moment before it is ``completed`` (OpenCode 1.18.33, seen under load).
+        """
+        return self.error is not None or self.finish not in (None, "tool-calls")
 
     @classmethod
     def from_wire(cls, raw: object) -> Self:
@@ -109,6 +127,7 @@ class MessageInfo:
         time = info.get("time")
         time = time if isinstance(time, Mapping) else {}
         error = info.get("error")
+        model = optional_text(info, "providerID"), optional_text(info, "modelID")
         return cls(
             id=text(info, "id"),
             session_id=text(info, "sessionID"),
@@ -121,6 +140,7 @@ class MessageInfo:
             # On a user message `summary` is an object with its diffs; on an assistant's, a flag.
             summary=info.get("summary") is True,
             structured=info.get("structured") is not None,
+            model="/".join(filter(None, model)) if all(model) else None,
             usage=Usage.from_wire(info),
         )
 

@@ -54,3 +54,9 @@ def prompt_body(
     if system:
         body["system"] = system
     return body
+
+
+def with_fresh_ids(body: dict[str, Any]) -> dict[str, Any]:
+    """The same prompt as a new one, for a session that never saw the first."""
+    parts = [{**part, "id": new_part_id()} for part in body["parts"]]
+    return {**body, "messageID": new_prompt_id(), "parts": parts}

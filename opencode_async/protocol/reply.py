@@ -1,8 +1,8 @@
 """The reply as it grows: ``apply(event) -> changes``.
 
-Responsibilities: which events belong to our turn; the parts in their order, with their text;
-whether our prompt was accepted; whether the session has come to rest since. Not responsibilities:
-IO, time, storing, deciding how the turn ended (that is read from REST, see ``exchange``).
+Responsibilities: which events belong to our turn; the parts in their order, with their text; what
+each step cost; whether our prompt was accepted; whether the session has come to rest since. Not
+responsibilities: IO, time, storing, deciding how the turn ended (read from REST, see ``exchange``).
 
 What made it a state machine of its own: text arrives as deltas whose sum exists nowhere else until
 the part ends; ``session.idle`` can be an earlier turn's, can come twice and can come before the
@@ -36,6 +36,7 @@ from opencode_async.protocol.events import (
     TodoUpdated,
 )
 from opencode_async.protocol.exchange import Exchange
+from opencode_async.protocol.ledger import Charge
 from opencode_async.protocol.lineage import Lineage
 from opencode_async.protocol.messages import ABORTED, MessageInfo, UpstreamError, Usage
 from opencode_async.protocol.parts import Part, ReasoningPart, TextPart, ToolPart, joined
@@ -48,7 +49,13 @@ MOST_EARLY = 1000  # events kept for messages not announced yet; 300 ms of delta
 class Reply:
     """The state of one turn's answer in one session; illegal or foreign events change nothing."""
 
-    def __init__(self, session_id: str, prompt_id: str, parts: Iterable[Part] = ()) -> None:
+    def __init__(
+        self,
+        session_id: str,
+        prompt_id: str,
+        parts: Iterable[Part] = (),
+        ledger: Iterable[Charge] = (),
+    ) -> None:
         self.session_id = session_id
         self.prompt_id = prompt_id
         self.accepted = False
@@ -61,19 +68,21 @@ class Reply:
         self._text: list[list[str]] = []
         self._index: dict[str, int] = {}
         self._open: set[int] = set()
+        self._torn: set[str] = set()
         self._answers: dict[str, MessageInfo] = {}
+        self._ledger = {charge.message_id: charge for charge in ledger}
         self._early: dict[str, list[Event]] = {}
         self._early_count = 0
         for part in parts:
             self._put(part, ended=_is_done(part))
+        self.tear()
 
     @property
     def settled(self) -> bool:
         """Whether the turn seems over: idle since our prompt was seen, nothing left incomplete."""
         if not (self.accepted and self.idle):
             return False
-        newest = next(reversed(self._answers.values()), None)
-        return newest is None or newest.completed
+        return self._newest is None or self._newest.completed
 
     @property
     def begun(self) -> bool:
@@ -81,9 +90,29 @@ class Reply:
         return bool(self._answers)
 
     @property
+    def concluded(self) -> bool:
+        """Whether the newest answer says itself that it is the last; a step's does not."""
+        return self._newest is not None and self._newest.last
+
+    @property
+    def steps(self) -> int:
+        """How many answers there are: calls of the model."""
+        return len(self._answers)
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether anything of the answer is there."""
+        return bool(self._parts)
+
+    @property
+    def ledger(self) -> tuple[Charge, ...]:
+        """What each step so far has cost, subagents' included."""
+        return tuple(self._ledger.values())
+
+    @property
     def usage(self) -> Usage:
-        """What the answers so far have cost, without children."""
-        return Usage.total(info.usage for info in self._answers.values())
+        """What all of them have cost."""
+        return Usage.total(charge.usage for charge in self._ledger.values())
 
     def part(self, index: int) -> Part:
         """The part at that index as it is now."""
@@ -104,6 +133,8 @@ class Reply:
                 if parent_id == self.session_id or parent_id in self.children:
                     self.children.add(session_id)
                 return []
+            case MessageUpdated(session_id, info) if session_id in self.children:
+                return self.charge([Charge.of(info)]) if info.role == "assistant" else []
             case _ if getattr(event, "session_id", None) != self.session_id:
                 return []
             case MessagePartDelta():
@@ -127,6 +158,13 @@ class Reply:
                 return self._plan(todos)
         return []
 
+    def tear(self) -> None:
+        """Events were missed: what is appended to an open text from now on would leave a hole.
+
+        Such a text stands still until its end, when OpenCode says all of it.
+        """
+        self._torn |= {self._parts[index].id for index in self._open}
+
     def accept(self) -> None:
         """Our prompt is there, as a look-up over REST found."""
         self.accepted = True
@@ -134,15 +172,23 @@ class Reply:
 
     def catch_up(self, exchange: Exchange) -> Changes | None:
         """Take from REST what the stream did not bring; ``None`` as with ``reconcile``."""
-        before = self.usage
         for answer in exchange.answers:
             known = self._answers.get(answer.info.id)
             if known is None or answer.info.completed:
                 self._answers[answer.info.id] = answer.info
             self._early_count -= len(self._early.pop(answer.info.id, []))
         changes = self.reconcile(exchange.parts, final=False)
+        charged = self.charge(exchange.ledger)
+        return changes if changes is None else [*changes, *charged]
+
+    def charge(self, charges: Iterable[Charge]) -> Changes:
+        """Note what steps cost. A step says so at its end: nothing takes that back."""
+        before = self.usage
+        for charge in charges:
+            if charge.usage != Usage() or charge.message_id not in self._ledger:
+                self._ledger[charge.message_id] = charge
         usage = self.usage
-        return changes if changes is None or usage == before else [*changes, UsageChanged(usage)]
+        return [UsageChanged(usage)] if usage != before else []
 
     def reconcile(self, parts: Sequence[Part], *, final: bool) -> Changes | None:
         """Become what REST says; ``None`` when only a new snapshot can tell followers.
@@ -157,6 +203,8 @@ class Reply:
         # REST may still lag behind the stream; only at the end does it lack what never was.
         in_order = truth[: len(known)] == known or (not final and known[: len(truth)] == truth)
         planned = self._plan(todos_of(parts, final=final))
+        # What the stream has not brought yet it may bring from its middle on.
+        self._torn |= set(truth) - set(known)
         if in_order:
             changes = [c for p in parts for c in self._put(p, ended=final or _is_over(p, unknown))]
             return changes + planned
@@ -167,6 +215,10 @@ class Reply:
             self._put(part if whole else streamed.get(part.id, part), ended=whole)
         return None
 
+    @property
+    def _newest(self) -> MessageInfo | None:
+        return next(reversed(self._answers.values()), None)
+
     def _message(self, info: MessageInfo) -> Changes:
         early = self._early.pop(info.id, [])
         self._early_count -= len(early)
@@ -175,7 +227,6 @@ class Reply:
             return []
         if not self._lineage.owns(info):
             return []
-        before = self.usage
         new = info.id not in self._answers
         # A later answer means that what an earlier one left open will never be completed.
         changes = self._withdraw() if new else []
@@ -183,8 +234,7 @@ class Reply:
             self._answers[info.id] = info  # else from before its end, which REST told first
         for event in early:
             changes += self.apply(event)
-        usage = self.usage
-        return changes + ([UsageChanged(usage)] if usage != before else [])
+        return changes + self.charge([Charge.of(info)])
 
     def _part_updated(self, event: MessagePartUpdated) -> Changes:
         if event.message_id == self.prompt_id:
@@ -202,6 +252,8 @@ class Reply:
             return self._withdraw()
         if event.part is None:
             return []
+        if not event.ended and not _content(event.part):
+            self._torn.discard(event.part.id)  # its beginning
         return self._put(event.part, ended=event.ended or _is_done(event.part))
 
     def _delta(self, event: MessagePartDelta) -> Changes:
@@ -210,8 +262,8 @@ class Reply:
             if event.message_id in self._answers:
                 return []  # of a part that a gap swallowed: REST will tell
             return self._keep(event, event.message_id)
-        if index not in self._open:
-            return []  # REST gave the whole part before the stream did
+        if index not in self._open or event.part_id in self._torn:
+            return []  # REST gave the whole part before the stream did, or will
         self._text[index].append(event.delta)
         return [PartDelta(index, event.delta)] if event.delta else []
 
@@ -243,6 +295,7 @@ class Reply:
             changes = []
         else:
             changes = [_difference(index, current, part)]
+            self.children |= _child(part)
             self._parts[index] = part
             self._text[index] = [_content(part)]
         (self._open.discard if ended else self._open.add)(index)
@@ -250,6 +303,7 @@ class Reply:
 
     def _append(self, part: Part) -> int:
         index = self._index[part.id] = len(self._parts)
+        self.children |= _child(part)
         self._parts.append(part)
         self._text.append([_content(part)])
         return index
@@ -277,19 +331,26 @@ class Reply:
         return []
 
 
-def reply_json(parts: tuple[Part, ...], todos: tuple[Todo, ...], usage: Usage) -> dict[str, Any]:
+def reply_json(reply: Reply) -> dict[str, Any]:
     """A reply in the contract's fields: its parts, their texts, the todo list, what it cost."""
+    parts = reply.result()
     return {
         "parts": [part.to_json() for part in parts],
         "content": joined(parts, TextPart),
         "reasoning": joined(parts, ReasoningPart),
-        "todos": [todo.to_json() for todo in todos],
-        **usage.to_json(),
+        "todos": [todo.to_json() for todo in reply.todos],
+        **reply.usage.to_json(),
     }
 
 
 def _content(part: Part) -> str:
     return part.content if isinstance(part, (TextPart, ReasoningPart)) else ""
+
+
+def _child(part: Part) -> set[str]:
+    """The session of the subagent that a tool call runs, if it does."""
+    session_id = part.session_id if isinstance(part, ToolPart) else None
+    return {session_id} if session_id else set()
 
 
 def _has_text(part: Part) -> bool:

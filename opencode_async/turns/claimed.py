@@ -8,61 +8,53 @@ not, for then the turn is another worker's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Generic
+import math
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from typing import Any, Generic, TypeVar
 
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
-
-from opencode_async.brokers.broker import EventBroker
-from opencode_async.client.answer import STOPPED, Answer, Ending, become, stop_session
+from opencode_async.client.answer import STOPPED, Answer, Ending, become
 from opencode_async.client.hub import Nudge, Subscription
-from opencode_async.database import Sessions, key_of
+from opencode_async.client.stopping import stop_session
+from opencode_async.database import Sessions, despite_cancellation, is_away
 from opencode_async.errors import (
     LeaseLost,
     OpencodeConnectionError,
     OpencodeError,
     ServerError,
+    SessionMoved,
+    SessionNotFoundError,
+    StaleSessionError,
 )
-from opencode_async.models import ConversationT, MessageT
-from opencode_async.observability.error_reporter import ErrorReporter, Severity
-from opencode_async.protocol.changes import (
-    PartAdded,
-    ReplyChange,
-    Snapshot,
-)
+from opencode_async.models import TERMINAL, ConversationT, MessageT
+from opencode_async.protocol.asks import Ask, AskPolicy
+from opencode_async.protocol.changes import AskChange, ReplyChange, UsageChanged
+from opencode_async.protocol.events import AskAnswered
 from opencode_async.protocol.exchange import Outcome, TurnError
-from opencode_async.protocol.parts import Part, part_from_json
-from opencode_async.protocol.reply import Reply, reply_json
+from opencode_async.protocol.limits import BUDGET, Limits, Watchdog
+from opencode_async.protocol.parts import interrupted, part_from_json
+from opencode_async.protocol.permissions import Permissions
+from opencode_async.protocol.prompt import with_fresh_ids
+from opencode_async.protocol.reply import Reply
 from opencode_async.protocol.todos import todos_from_wire
 from opencode_async.session import Session
-from opencode_async.timings import Timings
-from opencode_async.turns.frames import FramePublisher
-from opencode_async.turns.lease import Lease, despite_cancellation
-from opencode_async.turns.message import TurnResult, message_json
-from opencode_async.turns.observer import ObserverFeed, ReplyObserver
+from opencode_async.turns.ask_rows import AskRows
+from opencode_async.turns.asking import Asking
+from opencode_async.turns.audience import Audience, Wiring
+from opencode_async.turns.deciding import Deciding, Refusing
+from opencode_async.turns.lease import Lease
+from opencode_async.turns.message import TurnResult, ledger_of, reply_columns
 from opencode_async.turns.prompt import body_of
-from opencode_async.turns.snapshots import SnapshotWriter, happens
+from opencode_async.turns.snapshots import happens
+from opencode_async.turns.spending import Spending, left_of
 
 UNREACHABLE = "The agent's server could not be reached."
 RETRY = 0.3  # s between two attempts to reach a server
 REFUSED = "The agent's server refused the request."
 INTERNAL = "The turn failed for a reason that is not the agent's."
-
-ObserverFactory = Callable[[MessageT], ReplyObserver]
-OnTurnFinished = Callable[[TurnResult], Awaitable[None]]
-
-
-@dataclass(frozen=True)
-class Wiring(Generic[MessageT]):
-    """What a turn is connected to."""
-
-    broker: EventBroker
-    observer_factory: ObserverFactory[MessageT] | None
-    on_turn_finished: OnTurnFinished | None
-    report: ErrorReporter
-    timings: Timings
-    name: str
+Answered = TypeVar("Answered")
 
 
 class ClaimedTurn(Generic[ConversationT, MessageT]):
@@ -81,51 +73,136 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         self._row = row
         self._wiring = wiring
         self._sessions = sessions
-        self._name = str(key_of(row))
-        self._publisher = FramePublisher(
-            wiring.broker, wiring.name, self._name, row.epoch, wiring.report
+        self._audience = Audience(lease, row, wiring, sessions)
+        self._spending = Spending(
+            wiring.may_spend,
+            session,
+            refused=self._refused,
+            failed=partial(self._audience.failed, severity="error", during="may_spend"),
         )
-        self._reply: Reply | None = None
-        self._writer: SnapshotWriter | None = None
-        self._observer: ObserverFeed | None = None
+        self._left = math.inf
         self._subscription: Subscription | None = None
         self._stopping = row.stop_requested is not None
         self._over = asyncio.Event()
-        self._disordered = False
+        self._asking: Asking | Refusing | None = None
+        self._unasked: asyncio.Timeout | None = None  # while nothing was sent that an abort ends
 
-    def stop(self) -> None:
+    def heed_stop(self) -> None:
         """The row's ``stop_requested`` is set: abort."""
         if not self._stopping:
             self._stopping = True
+            self._spending.close()
             if self._subscription is not None:
                 self._subscription.put(Nudge())
+            if self._unasked is not None:
+                self._unasked.reschedule(asyncio.get_running_loop().time())
 
     async def run(self) -> MessageT:
         """Run the turn to its terminal row. Raises ``LeaseLost`` and what the database raises."""
+        async with self._keeping_the_lease() as tasks:
+            self._audience.observe(tasks)
+            try:
+                ending = await self._ending(tasks)
+                if self._asking is not None:
+                    await self._asking.end()
+                self._row, following = await self._finalized(ending)
+            finally:
+                await self._audience.end()
+            await self._call_next(following)
+            await self._tell_host()
+        return self._row
+
+    async def tell_again(self) -> None:
+        """Tell the host of a turn that is terminal, whose worker went before it had told."""
+        async with self._keeping_the_lease():
+            await self._tell_host()
+
+    def heed_answers(self) -> None:
+        """A row of an ask has its reply: pass it on."""
+        if self._asking is not None:
+            self._asking.heed()
+
+    async def asked(self, ask: Ask) -> None:
+        """See ``Owner``."""
+        if self._asking is not None:
+            await self._asking.asked(ask)
+
+    async def answered(self, answered: AskAnswered) -> None:
+        """See ``Owner``."""
+        if self._asking is not None:
+            await self._asking.answered(answered)
+
+    async def listed(self, asks: Sequence[Ask]) -> None:
+        """See ``Owner``."""
+        if self._asking is not None:
+            await self._asking.listed(asks)
+
+    async def publish(self, changes: Sequence[ReplyChange | AskChange] | None) -> None:
+        """See ``Owner``. Raises ``LeaseLost``: a worker that slept may own the turn no more."""
+        await self._check_lease()
+        await self._audience.publish(changes)
+        if changes is None or any(isinstance(change, UsageChanged) for change in changes):
+            self._ask_host()
+
+    async def may_post(self) -> bool:
+        """See ``Owner``; the lease is renewed, so that it outlives the POST."""
+        if self._left <= 0 and not self._stopping:
+            await self.stop(BUDGET)
+        await self._spending.settled()
+        await self._renewed()
+        return not self._stopping
+
+    async def stop(self, reason: str) -> None:
+        """See ``Owner``: stored before anything is aborted, and only if nothing else stops it."""
+        await self._lease.request_stop(reason)
+        self.heed_stop()
+
+    def _ask_host(self) -> None:
+        """Have the host asked whether the turn may go on, unless it is at its end anyway."""
+        reply = self._audience.reply
+        if reply is not None and not (self._stopping or reply.concluded):
+            self._spending.grown(reply.usage.cost)
+
+    async def _refused(self) -> None:
+        """The host lets the turn spend no more; what ended meanwhile is paid for."""
+        if self._audience.reply is None or not self._audience.reply.concluded:
+            await despite_cancellation(self.stop(BUDGET), self._wiring.report)
+
+    @asynccontextmanager
+    async def _keeping_the_lease(self) -> AsyncIterator[asyncio.TaskGroup]:
+        """A group for the turn's tasks, beside which its lease is renewed."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                keeping = tasks.create_task(self._keep_lease())
-                self._observe(tasks)
-                try:
-                    ending = await self._ending(tasks)
-                    self._over.set()
-                    await asyncio.wait([keeping])  # a renewal would find the row terminal
-                    row = await self._finalized(ending)
-                finally:
-                    await self._publisher.end()
-                await self.tell_host(TurnResult.of(row))
+                tasks.create_task(self._keep_lease())
+                yield tasks
+                self._over.set()
         except* Exception as failed:
             raise failed.exceptions[0] from None  # the others are its consequences
-        return row
+
+    async def _tell_host(self) -> None:
+        """Tell of a turn that is stored as terminal; then nobody need be told any more."""
+        await self._audience.finish(TurnResult.of(self._row))
+        await self._lease.told()
+
+    async def _call_next(self, following: Any) -> None:
+        """Have the turn run that waited for this one; what fails here, recovery finds."""
+        if following is None or self._wiring.promoted is None:
+            return
+        try:
+            await self._wiring.promoted(following)
+        except Exception as error:
+            self._audience.failed(error, "error", during="promoting the next turn")
 
     async def _ending(self, tasks: asyncio.TaskGroup) -> Ending:
-        """How the turn ended; every failure but a lost lease is an ending."""
+        """How the turn ended; every failure but a lost lease or database is an ending."""
         try:
             ending = await self._answered(tasks)
         except LeaseLost:
             raise
         except Exception as error:
-            self._failed(error, "error", during="turn")
+            if is_away(error):
+                raise  # nothing can be stored; whoever takes the turn over finds it as it is then
+            self._audience.failed(error, "error", during="turn")
             ending = Ending(Outcome("error", None, shown(error)), None, settled=False)
         if not ending.settled:
             await self._abandon()
@@ -133,189 +210,235 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
 
     async def _abandon(self) -> None:
         """Stop an agent that may still be at work: it would merge the next prompt into this one."""
-        if self._reply is None:
+        reply = self._audience.reply
+        if reply is None:
             return
+        await self._check_lease()  # else it is another worker's answer that would be stopped
         try:
             async with asyncio.timeout(self._wiring.timings.stop):
-                reply = self._reply
                 await stop_session(self._session.client, reply.session_id, begun=reply.begun)
         except (OpencodeError, TimeoutError) as error:
-            self._failed(error, "warning", during="abandoning a turn")
+            self._audience.failed(error, "warning", during="abandoning a turn")
 
     async def _answered(self, tasks: asyncio.TaskGroup) -> Ending:
-        """Get the answer."""
-        first_claim = self._row.epoch == 1
-        if self._stopping and first_claim:
+        """Get the answer, in a new session if OpenCode has forgotten the old one."""
+        anew = self._row.epoch == 1
+        session_id = await self._prepared()
+        if session_id is None:
             return Ending(STOPPED, None)
-        client = self._session.client
-        if not first_claim:
-            await self._server_is_back()
-        session_id = await self._session.ensure()
-        body = await self._body()
-        reply = self._reply = self._reply_so_far(session_id)
-        writer = self._writer = SnapshotWriter(
-            self._lease,
-            self._publisher,
-            lambda: {
-                **reply_json(reply.result(), reply.todos, reply.usage),
-                "cursor": self._publisher.seq,
-            },
-            interval=self._wiring.timings.snapshot,
-            on_stop=self.stop,
-            report=self._wiring.report,
-        )
-        writing = tasks.create_task(writer.run())
+        self._asking = self._asking_in(tasks)
+        async with self._audience.growing(tasks, self.heed_stop), self._spending.watched(tasks):
+            try:
+                return await self._answered_in(session_id, self._reply_so_far(session_id), anew)
+            except (SessionNotFoundError, SessionMoved):
+                reply = self._audience.reply
+                if self._stopping or reply is None or reply.has_parts:
+                    raise  # an answer that people have read is not begun anew
+            await self._session.client.abort_tree(session_id)
+            replaced = await self._reached(self._session.recreate)
+            stale = StaleSessionError(session_id, replaced)
+            self._audience.failed(stale, "warning", during="session.recreated")
+            body = await self._readdressed()
+            return await self._answered_in(replaced, Reply(replaced, body["messageID"]), anew=True)
+
+    async def _prepared(self) -> str | None:
+        """The session, once it and the request are there; ``None`` if stopped before it was sent.
+
+        Whatever is waited for until then, a server, a host's hook, another worker that creates the
+        session, is not waited for by a turn that is to stop.
+        """
+        asked = "body" in (self._row.request or {})
+        if self._stopping and not asked:
+            return None
         try:
-            async with client.hub.subscribe(session_id) as events:
-                self._subscription = events
-                if self._stopping:
-                    events.put(Nudge())
+            async with asyncio.timeout(None) as unasked:
+                self._unasked = None if asked else unasked
+                client = await self._reached(self._session.find_client)
+                await self._reached(client.version)
+                session_id = await self._reached(self._session.ensure)
+                await self._request()
+        except TimeoutError:
+            if not unasked.expired():
+                raise
+            return None
+        finally:
+            self._unasked = None
+        return session_id
+
+    async def _answered_in(self, session_id: str, reply: Reply, anew: bool) -> Ending:
+        request = await self._request()
+        self._audience.begin(reply)
+        await self._reached(self._session.check_directory)
+        client, limits = self._session.client, Limits.from_json(request.get("limits", {}))
+        if (budget := request.get("conversation_budget")) is not None:
+            self._left = await left_of(budget, self._row, self._sessions)
+            limits = limits.within(self._left)
+        elapsed = max(0.0, time.time() - request.get("began", math.inf))
+        now = asyncio.get_running_loop().time()
+        try:
+            async with AsyncExitStack() as stack:
+                events = self._subscription = await self._reached(
+                    lambda: stack.enter_async_context(client.hub.subscribe(session_id))
+                )
                 answer = Answer(
                     client,
                     events,
                     reply,
-                    body,
-                    publish=self._publish,
+                    request["body"],
+                    owner=self,
+                    watchdog=Watchdog(limits, now, elapsed=elapsed),
                     report=self._wiring.report,
                     timings=self._wiring.timings,
                 )
-                posted = not first_claim and await self._was_posted(reply)
-                if not posted and self._stopping:
+                if self._stopping:
+                    events.put(Nudge())
+                if anew:
+                    await self._reached(partial(self._session.permit, session_id, *self._rules()))
+                self._ask_host()
+                if anew and not await answer.post():
                     return Ending(STOPPED, None)
-                if not posted:
-                    await answer.post()
-                return await answer.listen(resumed=posted)
+                return await answer.listen(resumed=not anew)
         finally:
             self._subscription = None
-            writer.end()
-            await asyncio.wait([writing])
 
-    async def _server_is_back(self) -> None:
-        """Wait for a server that is being restarted as its app is: it has the turn all the same."""
+    def _rules(self) -> tuple[Permissions, str | None]:
+        """What the agent may do in this turn, and which of OpenCode's agents that is about."""
+        request = self._row.request or {}
+        permissions = Permissions.from_json(request.get("permissions", {}))
+        return permissions, request["body"].get("agent")
+
+    def _asking_in(self, tasks: asyncio.TaskGroup) -> Asking | Refusing:
+        """What takes care of the agent's asks, in tasks of the turn's."""
+        kind, client = self._wiring.asks, self._session.client
+        permissions, _ = self._rules()
+        deciding = Deciding(
+            tasks,
+            permissions,
+            self._wiring.decide,
+            self._session.row,
+            lambda error: self._audience.failed(error, "warning", during="an ask"),
+        )
+        if kind is None:
+            return Refusing(client, deciding)
+        stored = (self._row.request or {}).get("asks")
+        policy = AskPolicy.from_json(stored) if stored else AskPolicy()
+        asking = Asking(
+            AskRows(kind, self._row, self._lease, self._sessions),
+            client,
+            deciding,
+            policy,
+            poll=self._wiring.timings.poll,
+            check_lease=self._check_lease,
+            tell=self.publish,
+        )
+        asking.start()
+        return asking
+
+    async def _reached(self, ask: Callable[[], Awaitable[Answered]]) -> Answered:
+        """What the server answers, waiting for one that is being restarted, as at a deploy."""
         now = asyncio.get_running_loop().time
-        deadline = now() + self._wiring.timings.reconnect
-        while not self._stopping:
+        deadline: float | None = None
+        while True:
             try:
-                await self._session.client.version()
-                return
-            except OpencodeConnectionError:
-                if now() > deadline:
+                return await ask()
+            except OpencodeConnectionError as error:
+                if deadline is None:
+                    deadline = now() + self._wiring.timings.reconnect
+                    self._audience.failed(error, "warning", during="waiting for the server")
+                if self._stopping or now() > deadline:
                     raise
             await asyncio.sleep(RETRY)
 
-    async def _body(self) -> dict[str, Any]:
-        """The request's body, stored before it is sent, so that it can be sent again as it was."""
+    async def _request(self) -> dict[str, Any]:
+        """What is asked and what it may take, stored before it is sent: it may be sent again."""
         request = self._row.request or {}
         if "body" not in request:
-            request = {"body": body_of(self._row, await self._session.settings())}
-            if await self._lease.store({"request": request}) is not None:
-                self.stop()
-        body: dict[str, Any] = request["body"]
+            settings = await self._reached(self._session.settings)
+            request = {
+                "body": body_of(self._row, settings),
+                "limits": settings.limits.to_json(),
+                "asks": settings.asks.to_json(),
+                "conversation_budget": settings.conversation_budget,
+                "permissions": settings.permissions.to_json(),
+                "began": time.time(),
+            }
+            await self._store_request(request)
+        return request
+
+    async def _readdressed(self) -> dict[str, Any]:
+        """The body with ids of its own, for another session than it was meant for."""
+        body = with_fresh_ids((await self._request())["body"])
+        ids = {"prompt_id": body["messageID"], "part_ids": [part["id"] for part in body["parts"]]}
+        await self._store_request({**(self._row.request or {}), "body": body}, **ids)
         return body
+
+    async def _store_request(self, request: dict[str, Any], **ids: Any) -> None:
+        if await self._lease.store({"request": request, **ids}) is not None:
+            self.heed_stop()
+        self._row.request = request
 
     def _reply_so_far(self, session_id: str) -> Reply:
         """The reply as an earlier worker left it, or an empty one."""
         parts = tuple(part_from_json(part) for part in self._row.parts or ())
-        reply = Reply(session_id, self._row.prompt_id or "", parts)
+        reply = Reply(session_id, self._row.prompt_id or "", parts, ledger_of(self._row))
         reply.todos = todos_from_wire(self._row.todos)
-        if self._observer is not None:
-            self._observer.take(PartAdded(i, part) for i, part in enumerate(parts))
         return reply
 
-    async def _was_posted(self, reply: Reply) -> bool:
-        """Whether the prompt of an earlier claimant arrived."""
-        message = await self._session.client.message(reply.session_id, reply.prompt_id)
-        return message is not None and message.has_parts
-
-    async def _publish(self, changes: Sequence[ReplyChange] | None) -> None:
-        """Tell followers and observers; ``None`` when the parts stand in another order now."""
-        if changes is None or self._disordered:
-            self._disordered = True  # until they know the order, no index means anything to them
-            try:
-                await self._publish_anew()
-                self._disordered = False
-            except (SQLAlchemyError, OSError) as error:
-                self._failed(error, "warning", during="publishing a snapshot")
-        elif changes:
-            await self._publisher.publish(changes)
-            if self._writer is not None:
-                self._writer.changed()
-            if self._observer is not None:
-                self._observer.take(changes)
-
-    async def _publish_anew(self) -> None:
-        if self._writer is not None:
-            await self._writer.write()
-        async with self._sessions() as db:
-            row = await db.get_one(type(self._row), key_of(self._row))
-        await self._publisher.publish([Snapshot(message_json(row))])
-        if self._observer is not None:
-            self._observer.reset(len(row.parts or ()))
-
-    async def _finalized(self, ending: Ending) -> MessageT:
+    async def _finalized(self, ending: Ending) -> tuple[MessageT, Any]:
         """Store how the turn ended, with what REST says it answered."""
         columns: dict[str, Any] = {}
-        if self._reply is not None:
-            usage = self._reply.usage
+        if (reply := self._audience.reply) is not None:
             if ending.exchange is not None:
-                await become(self._reply, ending.exchange, self._publish)
-                usage = ending.exchange.usage
-            columns = reply_json(self._reply.result(), self._reply.todos, usage)
-        cursor = {"cursor": self._publisher.seq + 1}
+                await become(reply, ending.exchange, self)
+            else:
+                ended = tuple(map(interrupted, reply.result()))
+                await self.publish(reply.reconcile(ended, final=False))
+            columns = reply_columns(reply)
+        cursor = self._audience.last_cursor
         try:
             return await self._finalize(ending.outcome, columns | cursor)
-        except (LeaseLost, OperationalError, InterfaceError, OSError):
+        except LeaseLost:
             raise
-        except Exception as error:  # the host's own constraint or validator, say: it would not pass
-            self._failed(error, "error", during="storing the reply")
+        except Exception as error:
+            if is_away(error):
+                raise
+            # The host's own constraint or validator, say: it would not pass another time.
+            self._audience.failed(error, "error", during="storing the reply")
             outcome = Outcome("error", None, TurnError("internal", INTERNAL))
             return await self._finalize(outcome, cursor)
 
-    async def _finalize(self, outcome: Outcome, columns: dict[str, Any]) -> MessageT:
+    async def _finalize(self, outcome: Outcome, columns: dict[str, Any]) -> tuple[MessageT, Any]:
         return await despite_cancellation(
-            self._lease.finalize(outcome, columns), self._wiring.report
+            self._lease.finalize(
+                outcome,
+                columns,
+                type(self._session.conversation),
+                self._session.conversation_id,
+                self._wiring.asks,
+            ),
+            self._wiring.report,
         )
 
     async def _keep_lease(self) -> None:
         """Renew the lease in good time; raises ``LeaseLost``."""
         while not await happens(self._over, within=self._wiring.timings.lease / 3):
             try:
-                if await self._lease.renew() is not None:
-                    self.stop()
-            except (SQLAlchemyError, OSError) as error:
-                self._failed(error, "warning", during="renewing the lease")
+                await self._renewed()
+            except LeaseLost:
+                if self._row.status in TERMINAL:
+                    return  # erased while its host is told
+                raise
+            except Exception as error:  # the database is away: the lease lasts longer than that
+                self._audience.failed(error, "warning", during="renewing the lease")
 
-    def _observe(self, tasks: asyncio.TaskGroup) -> None:
-        if self._wiring.observer_factory is None:
-            return
-        try:
-            observer = self._wiring.observer_factory(self._row)
-        except Exception as error:
-            self._failed(error, "error", during="observer_factory")
-            return
-        self._observer = ObserverFeed(observer, self._part, self._wiring.report)
-        self._observer.start(tasks)
+    async def _check_lease(self) -> None:
+        """Raise ``LeaseLost`` where a worker that slept owns the turn no more."""
+        if self._lease.may_be_over:
+            await self._renewed()
 
-    def _part(self, index: int) -> Part:
-        if self._reply is None:
-            raise IndexError(index)
-        return self._reply.part(index)
-
-    async def tell_host(self, result: TurnResult) -> None:
-        """Tell of a turn that is stored as terminal; then nobody need be told any more."""
-        if self._observer is not None:
-            await self._observer.finish(result)
-        if self._wiring.on_turn_finished is not None:
-            try:
-                await self._wiring.on_turn_finished(result)
-            except Exception as error:
-                self._failed(error, "error", during="on_turn_finished")
-
-    def _failed(self, error: BaseException, severity: Severity, *, during: str) -> None:
-        context = {"during": during, "message_id": self._name}
-        self._wiring.report(error, severity=severity, context=context)
-        if self._observer is not None:
-            self._observer.error(error, severity)
+    async def _renewed(self) -> None:
+        if await self._lease.renew() is not None:
+            self.heed_stop()
 
 
 def shown(error: Exception) -> TurnError:

@@ -6,35 +6,47 @@ from typing import Any
 
 from sqlalchemy import delete, select
 
-from opencode_async.client.client import OpencodeClient
 from opencode_async.database import Sessions, locked
 from opencode_async.errors import ConversationNotFound, OpencodeError
-from opencode_async.models import LIVE, ConversationT, MessageT
+from opencode_async.models import ConversationT, MessageT
+from opencode_async.observability.error_reporter import ErrorReporter
+from opencode_async.session import ClientOf
 from opencode_async.tables import Tables
 from opencode_async.timings import Timings
+from opencode_async.turns.queue import busy
 from opencode_async.turns.turns import Turns
 
 
 async def erase(
     turns: Turns[ConversationT, MessageT],
-    client: OpencodeClient,
+    client_of: ClientOf[ConversationT],
     sessions: Sessions,
     tables: Tables[ConversationT, MessageT],
     conversation_id: Any,
     timings: Timings,
+    report: ErrorReporter,
 ) -> None:
     """See ``Opencode.erase``."""
     messages, conversations = tables.message, tables.conversation
     async with sessions() as db:
-        live = await db.scalars(
-            select(messages.id).where(
-                messages.conversation_id == conversation_id,
-                messages.status.in_(LIVE),
-            )
+        conversation = await db.get(conversations, conversation_id)
+        found = await db.scalars(
+            select(messages.id)
+            .where(busy(messages, conversation_id))
+            # Those that wait first: none of them is to have its turn.
+            .order_by(messages.position.desc())
         )
-        keys = live.all()
+        keys = found.all()
+    if conversation is None:
+        raise ConversationNotFound(conversation_id)
     for key in keys:
         await turns.stop(key, within=timings.stop)
+    context = {"during": "erasing a session", "conversation_id": str(conversation_id)}
+    client = None
+    try:
+        client = await client_of(conversation)  # while the host can still look up what refers to it
+    except Exception as error:
+        report(error, severity="warning", context=context)
     async with sessions.begin() as db:
         row = await locked(db, conversations, conversation_id)
         if row is None:
@@ -46,12 +58,11 @@ async def erase(
                 await db.execute(delete(extra).where(extra.message_id.in_(mine)))
         await db.execute(delete(messages).where(messages.conversation_id == conversation_id))
         await db.execute(delete(conversations).where(conversations.id == conversation_id))
-    if session_id is None:
+    if session_id is None or client is None:
         return
     try:
         # A deleted session's turn goes on until it fails on its own database: abort it before.
         await client.abort_tree(session_id)
         await client.delete_session(session_id)
     except OpencodeError as error:
-        context = {"during": "erasing a session", "session_id": session_id}
-        client.error_reporter(error, severity="warning", context=context)
+        report(error, severity="warning", context={**context, "session_id": session_id})

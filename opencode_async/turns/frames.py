@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from opencode_async.brokers.broker import EventBroker, Frame, turn_topic
-from opencode_async.models import MessageMixin
+from opencode_async.models import AskMixin, MessageMixin
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.changes import (
     Change,
@@ -67,9 +67,13 @@ def change_of(frame: Frame) -> Change:
     return change_from_json(frame.event, data)
 
 
-def row_frame(row: MessageMixin, kind: type[Snapshot | MessageAdded | Finished]) -> Frame:
+def row_frame(
+    row: MessageMixin,
+    kind: type[Snapshot | MessageAdded | Finished],
+    asks: Sequence[AskMixin] = (),
+) -> Frame:
     """The whole row as a frame, at the place the row has reached."""
-    message = message_json(row)
+    message = message_json(row, asks)
     return frame_of(kind(message), Cursor.of(row, message["id"]))
 
 
@@ -106,7 +110,7 @@ class FramePublisher:
         """Tell followers to look at the row."""
         if self._broker is not None:
             try:
-                await self._broker.end(self._topic)
+                await self._broker.end(self._topic, self._epoch)
             except Exception as error:
                 self._broken(error)
 

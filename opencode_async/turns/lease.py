@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Coroutine, Mapping
-from typing import Any, Generic, Self, TypeVar
+from collections.abc import Mapping
+from typing import Any, Generic, Self
 
-from sqlalchemy import ColumnElement, Update, update
+from sqlalchemy import Update, case, func, update
 
 from opencode_async.database import Sessions, locked
 from opencode_async.database_time import database_time
-from opencode_async.errors import LeaseHeld, LeaseLost, MessageNotFound
-from opencode_async.models import PENDING, TERMINAL, MessageT
-from opencode_async.observability.error_reporter import ErrorReporter
+from opencode_async.errors import LeaseHeld, LeaseLost, MessageNotFound, TurnQueued
+from opencode_async.models import PENDING, QUEUED, TERMINAL, AskMixin, ConversationMixin, MessageT
 from opencode_async.protocol.exchange import Outcome
-
-Returned = TypeVar("Returned")
-FINAL = 10.0  # s a final write may still take once its task was cancelled
+from opencode_async.protocol.limits import stopped
+from opencode_async.turns.asks import close_asks
+from opencode_async.turns.queue import promote, unclaimed
 
 
 class Lease(Generic[MessageT]):
@@ -35,6 +34,13 @@ class Lease(Generic[MessageT]):
         self._kind = kind
         self._key = key
         self._seconds = seconds
+        self._now = asyncio.get_running_loop().time
+        self._holds_until = self._now() + seconds
+
+    @property
+    def may_be_over(self) -> bool:
+        """Whether it ran out unless renewed, as where this process was stopped for a while."""
+        return self._now() > self._holds_until
 
     @classmethod
     async def claim(
@@ -42,7 +48,8 @@ class Lease(Generic[MessageT]):
     ) -> tuple[Self, MessageT]:
         """Claim a pending turn that nobody runs; the row as it then is.
 
-        Raises ``LeaseHeld`` and ``MessageNotFound``; a row that is terminal comes back unclaimed.
+        Raises ``LeaseHeld``, ``TurnQueued`` and ``MessageNotFound``; a row that is terminal comes
+        back unclaimed.
         """
         lease = cls(sessions, kind, key, seconds)
         async with sessions.begin() as db:
@@ -64,44 +71,51 @@ class Lease(Generic[MessageT]):
             row = await db.get(kind, key)
         if row is None:
             raise MessageNotFound(key)
+        if row.status == QUEUED:
+            raise TurnQueued(key)
         if not mine and row.status not in TERMINAL:
             raise LeaseHeld(key, row.lease_expires_at)
         return lease, row
 
     async def renew(self) -> str | None:
         """Hold on for another period; why the turn is to stop, if it is. Raises ``LeaseLost``."""
-        return await self.store({"lease_expires_at": database_time(self._seconds)})
+        asked = self._now()
+        until = {"lease_expires_at": database_time(self._seconds)}
+        reason = await self._written(self._owned().values(until))
+        self._holds_until = asked + self._seconds
+        return reason
+
+    async def request_stop(self, reason: str) -> None:
+        """Have the turn stopped for that reason, unless it is for another. Raises ``LeaseLost``."""
+        await self.store({"stop_requested": func.coalesce(self._kind.stop_requested, reason)})
 
     async def store(self, values: Mapping[str, Any]) -> str | None:
         """Write columns of the running turn; why it is to stop, if it is. Raises ``LeaseLost``."""
-        async with self._sessions.begin() as db:
-            statement = self._mine().values(dict(values)).returning(self._kind.stop_requested)
-            written = (await db.execute(statement)).first()
-        if written is None:
-            raise LeaseLost(self._key)
-        reason: str | None = written[0]
-        return reason
+        pending = self._owned().where(self._kind.status == PENDING)
+        return await self._written(pending.values(dict(values)))
 
     async def release(self) -> None:
-        """Give the lease back: a pending turn may be claimed at once, a terminal one is done with.
+        """Give the lease back, to be claimed at once: the turn, or the telling of its host.
 
-        Harmless once the lease is lost.
+        Harmless once the lease is lost, or its host was told.
         """
         async with self._sessions.begin() as db:
-            await db.execute(
-                update(self._kind)
-                .where(self._kind.id == self._key, self._kind.lease_owner == self.owner)
-                .values({"lease_owner": None, "lease_expires_at": None})
-                .execution_options(synchronize_session=False)
-            )
+            # An expiry says of a terminal row that its host is yet to be told.
+            until = case((self._kind.status == PENDING, None), else_=database_time())
+            await db.execute(self._owned().values({"lease_owner": None, "lease_expires_at": until}))
+
+    async def told(self) -> None:
+        """The turn's host was told how it ended: nobody need claim it any more."""
+        async with self._sessions.begin() as db:
+            await db.execute(self._owned().values({"lease_owner": None, "lease_expires_at": None}))
 
     async def claim_unheard(self) -> bool:
-        """Claim a terminal turn whose host was not told, because its worker died just then."""
+        """Claim a terminal turn whose host was not told, because its worker went just then."""
         async with self._sessions.begin() as db:
             claimed = await db.execute(
                 update(self._kind)
                 .where(self._kind.id == self._key, self._kind.status.in_(TERMINAL))
-                .where(self._kind.lease_expires_at < database_time())
+                .where(self._kind.lease_expires_at.is_not(None), unclaimed(self._kind))
                 .values(
                     {
                         "lease_owner": self.owner,
@@ -113,17 +127,26 @@ class Lease(Generic[MessageT]):
             )
             return claimed.first() is not None
 
-    async def finalize(self, outcome: Outcome, values: Mapping[str, Any]) -> MessageT:
+    async def finalize(
+        self,
+        outcome: Outcome,
+        values: Mapping[str, Any],
+        conversations: type[ConversationMixin],
+        conversation_id: object,
+        asks: type[AskMixin] | None,
+    ) -> tuple[MessageT, Any]:
         """Make the row terminal, once; a stop requested before decides. Raises ``LeaseLost``.
 
-        The lease is kept until ``release()``: while a terminal row has one, its host is being told.
+        Gives the row, and the key of the queued turn that is next, which is now the live one. The
+        lease is kept until the host was ``told()``.
         """
         async with self._sessions.begin() as db:
+            await locked(db, conversations, conversation_id)
             row = await locked(db, self._kind, self._key)
             if row is None or row.status != PENDING or row.lease_owner != self.owner:
                 raise LeaseLost(self._key)
             if row.stop_requested is not None:
-                outcome = Outcome("cancelled", row.stop_requested)
+                outcome = stopped(row.stop_requested)
             row.status = outcome.status
             row.finish = outcome.finish
             row.error_code = outcome.error.code if outcome.error else None
@@ -137,32 +160,25 @@ class Lease(Generic[MessageT]):
                 .values({"finished_at": database_time()})
                 .execution_options(synchronize_session=False)
             )
+            if asks is not None:
+                await db.execute(close_asks(asks, self._key))
+            following = await promote(db, self._kind, conversation_id, self._seconds / 10)
             await db.refresh(row)
-        return row
+        return row, following
 
-    def _mine(self) -> Update:
+    async def _written(self, statement: Update) -> str | None:
+        """Execute it; the row's ``stop_requested``. Raises ``LeaseLost``."""
+        async with self._sessions.begin() as db:
+            returning = statement.returning(self._kind.stop_requested)
+            written = (await db.execute(returning)).first()
+        if written is None:
+            raise LeaseLost(self._key)
+        reason: str | None = written[0]
+        return reason
+
+    def _owned(self) -> Update:
         return (
             update(self._kind)
-            .where(self._kind.id == self._key, self._kind.status == PENDING)
-            .where(self._kind.lease_owner == self.owner)
+            .where(self._kind.id == self._key, self._kind.lease_owner == self.owner)
             .execution_options(synchronize_session=False)
         )
-
-
-def unclaimed(kind: type[MessageT]) -> ColumnElement[bool]:
-    """The criterion for rows that no live worker has claimed."""
-    return kind.lease_owner.is_(None) | (kind.lease_expires_at < database_time())
-
-
-async def despite_cancellation(
-    write: Coroutine[Any, Any, Returned], report: ErrorReporter
-) -> Returned:
-    """Await a final write; a cancellation meanwhile waits for it, within a deadline."""
-    task = asyncio.ensure_future(write)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task], timeout=FINAL)
-        if task.done() and not task.cancelled() and (error := task.exception()) is not None:
-            report(error, severity="warning", context={"during": "a final write"})
-        raise

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from opencode_async.database import key_of
 from opencode_async.errors import TurnFailed
-from opencode_async.models import MessageMixin
+from opencode_async.models import AskMixin, MessageMixin
+from opencode_async.protocol.asks import PERMISSION, QUESTION
 from opencode_async.protocol.exchange import TurnError
+from opencode_async.protocol.ledger import Charge
 from opencode_async.protocol.parts import Part, part_from_json
+from opencode_async.protocol.reply import Reply, reply_json
 from opencode_async.protocol.todos import Todo, todos_from_wire
 
 
@@ -20,7 +24,7 @@ class TurnResult:
 
     ``status`` is completed, cancelled or error; ``finish`` says why the answer stopped (``stop``,
     ``length``, ``content_filter``, ``rejected``, …). ``cost`` is in the currency of the model's
-    prices, subagents included.
+    prices, subagents included: the exact sum of the ``ledger``, which has each step once.
     """
 
     message_id: Any
@@ -37,6 +41,7 @@ class TurnResult:
     output_tokens: int
     cache_read_tokens: int
     cache_write_tokens: int
+    ledger: tuple[Charge, ...]
 
     @classmethod
     def of(cls, row: MessageMixin) -> TurnResult:
@@ -56,6 +61,7 @@ class TurnResult:
             output_tokens=row.output_tokens,
             cache_read_tokens=row.cache_read_tokens,
             cache_write_tokens=row.cache_write_tokens,
+            ledger=ledger_of(row),
         )
 
     def raise_for_error(self) -> None:
@@ -65,7 +71,17 @@ class TurnResult:
             raise TurnFailed(self.message_id, self.status, error.code, error.message)
 
 
-def message_json(row: MessageMixin) -> dict[str, Any]:
+def ledger_of(row: MessageMixin) -> tuple[Charge, ...]:
+    """What is stored of what the turn's steps cost."""
+    return tuple(Charge.from_json(charge) for charge in row.ledger or ())
+
+
+def reply_columns(reply: Reply) -> dict[str, Any]:
+    """A reply as its row has it."""
+    return {**reply_json(reply), "ledger": [charge.to_json() for charge in reply.ledger]}
+
+
+def message_json(row: MessageMixin, asks: Sequence[AskMixin] = ()) -> dict[str, Any]:
     """The message as the HTTP contract shows it; ids are strings whatever the column's type."""
     error = {"code": row.error_code, "message": row.error_text} if row.error_code else None
     return {
@@ -85,11 +101,30 @@ def message_json(row: MessageMixin) -> dict[str, Any]:
         "output_tokens": row.output_tokens,
         "cache_read_tokens": row.cache_read_tokens,
         "cache_write_tokens": row.cache_write_tokens,
-        "questions": [],
-        "permissions": [],
+        **asks_json(asks, key_of(row)),
         "artifacts": [],
         "created_at": isoformat(row.created_at),
         "finished_at": isoformat(row.finished_at),
+    }
+
+
+def ask_json(row: AskMixin) -> dict[str, Any]:
+    """A permission or a question as the HTTP contract shows it."""
+    return {
+        "id": str(row.id),
+        "status": row.status,
+        "session_id": row.session_id,
+        "deadline": isoformat(row.deadline),
+        **(row.request or {}),
+        **(row.reply or {}),
+    }
+
+
+def asks_json(rows: Sequence[AskMixin], message_id: Any) -> dict[str, list[dict[str, Any]]]:
+    """Those of the asks that are the message's, in the contract's two fields."""
+    return {
+        name: [ask_json(row) for row in rows if row.kind == kind and row.message_id == message_id]
+        for name, kind in (("questions", QUESTION), ("permissions", PERMISSION))
     }
 
 

@@ -6,19 +6,22 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opencode_async.database import locked
 from opencode_async.database_time import database_time
 from opencode_async.errors import ConversationBusy, ConversationNotFound, IdempotencyMismatch
-from opencode_async.models import LIVE, PENDING, ConversationMixin, MessageT
+from opencode_async.models import PENDING, QUEUED, ConversationMixin, MessageT
 from opencode_async.protocol.prompt import check_model
 from opencode_async.protocol.wire import clean
 from opencode_async.turns.prompt import prompt_columns
+from opencode_async.turns.queue import busy, check_room, end_unstarted, make_way, next_position
+
+OnBusy = Literal["reject", "enqueue", "interrupt"]
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,19 @@ class Post:
     text: str
     agent: str | None = None
     model: str | None = None
+    on_busy: OnBusy = "reject"
     idempotency_key: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_model(self.model)
+        if self.on_busy not in get_args(OnBusy):
+            raise ValueError(f"on_busy is one of {get_args(OnBusy)}, not {self.on_busy!r}")
 
     @property
     def request_hash(self) -> str:
         """SHA-256 of what the key stands for."""
-        request = json.dumps([self.text, self.agent, self.model])
+        request = json.dumps([self.text, self.agent, self.model, self.on_busy])
         return hashlib.sha256(request.encode()).hexdigest()
 
 
@@ -50,24 +56,22 @@ async def insert(
 ) -> tuple[MessageT, bool]:
     """Store a post under the conversation's row lock; the assistant's row, and whether it is new.
 
-    Raises ``ConversationNotFound``, ``ConversationBusy`` and ``IdempotencyMismatch``.
+    Raises ``ConversationNotFound``, ``ConversationBusy``, ``QueueFull`` and
+    ``IdempotencyMismatch``.
     """
     if await locked(db, conversations, conversation_id) is None:
         raise ConversationNotFound(conversation_id)
     if earlier := await _earlier(db, messages, conversation_id, post):
         return earlier, False
-    busy = _busy(messages, conversation_id)
-    if await db.scalar(busy) is not None:
-        raise ConversationBusy(conversation_id)
     try:
         async with db.begin_nested():
-            message = await _insert_both(db, messages, conversation_id, post)
-    except IntegrityError as error:
-        # A writer that takes no lock may have put a pending row there since the look above; any
-        # other violation is of the host's own constraints.
-        if await db.scalar(busy) is None:
+            message = await _insert_in_turn(db, messages, conversation_id, post)
+    except IntegrityError:
+        # A writer that takes no lock may have put a pending row there since we looked; any other
+        # violation is of the host's own constraints.
+        if not await _is_busy(db, messages, conversation_id):
             raise
-        raise ConversationBusy(conversation_id) from error
+        message = await _insert_in_turn(db, messages, conversation_id, post)
     await db.execute(
         update(conversations)
         .where(conversations.id == conversation_id)
@@ -77,12 +81,24 @@ async def insert(
     return message, True
 
 
-async def next_position(db: AsyncSession, messages: type[MessageT], conversation_id: object) -> int:
-    """The next free position; the conversation's row must be locked."""
-    last = await db.scalar(
-        select(func.max(messages.position)).where(messages.conversation_id == conversation_id)
-    )
-    return (last or 0) + 1
+async def _insert_in_turn(
+    db: AsyncSession, messages: type[MessageT], conversation_id: Any, post: Post
+) -> MessageT:
+    """Insert both rows: the live turn, or one that waits, as ``on_busy`` says."""
+    if post.on_busy == "interrupt":
+        pending = (messages.conversation_id == conversation_id) & (messages.status == PENDING)
+        await end_unstarted(db, messages, pending)
+    if not await _is_busy(db, messages, conversation_id):
+        position = await next_position(db, messages, conversation_id)
+        return await _insert_both(db, messages, conversation_id, post, PENDING, position)
+    if post.on_busy == "reject":
+        raise ConversationBusy(conversation_id)
+    await check_room(db, messages, conversation_id)
+    if post.on_busy == "interrupt":
+        position = await make_way(db, messages, conversation_id)
+    else:
+        position = await next_position(db, messages, conversation_id)
+    return await _insert_both(db, messages, conversation_id, post, QUEUED, position)
 
 
 async def _earlier(
@@ -103,10 +119,14 @@ async def _earlier(
 
 
 async def _insert_both(
-    db: AsyncSession, messages: type[MessageT], conversation_id: Any, post: Post
+    db: AsyncSession,
+    messages: type[MessageT],
+    conversation_id: Any,
+    post: Post,
+    status: str,
+    position: int,
 ) -> MessageT:
     new: Callable[..., MessageT] = messages  # a mapped class takes its attributes as keywords
-    position = await next_position(db, messages, conversation_id)
     common = {**post.values, "conversation_id": conversation_id}
     said = new(
         **common, role="user", status="completed", content=clean(post.text), position=position
@@ -116,7 +136,7 @@ async def _insert_both(
     message = new(
         **common,
         role="assistant",
-        status=PENDING,
+        status=status,
         position=position + 1,
         reply_to=str(said.id),
         idempotency_key=post.idempotency_key,
@@ -128,10 +148,6 @@ async def _insert_both(
     return message
 
 
-def _busy(messages: type[MessageT], conversation_id: Any) -> Select[Any]:
-    return (
-        select(messages.id)
-        .where(messages.conversation_id == conversation_id)
-        .where(messages.status.in_(LIVE))
-        .limit(1)
-    )
+async def _is_busy(db: AsyncSession, messages: type[MessageT], conversation_id: Any) -> bool:
+    found = select(messages.id).where(busy(messages, conversation_id)).limit(1)
+    return await db.scalar(found) is not None

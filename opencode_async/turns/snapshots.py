@@ -10,8 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
+from opencode_async.errors import LeaseLost
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.turns.frames import FramePublisher
 from opencode_async.turns.lease import Lease
@@ -19,8 +18,8 @@ from opencode_async.turns.lease import Lease
 PER_PAUSE = 100_000  # characters of reply that lengthen the pause by one more `snapshot` interval
 
 
-async def happens(event: asyncio.Event, *, within: float) -> bool:
-    """Wait for the event, at most so many seconds; whether it came."""
+async def happens(event: asyncio.Event, *, within: float | None) -> bool:
+    """Wait for the event, at most so many seconds if any are given; whether it came."""
     try:
         async with asyncio.timeout(within):
             await event.wait()
@@ -49,6 +48,7 @@ class SnapshotWriter:
         self._on_stop = on_stop
         self._report = report
         self._changed = asyncio.Event()
+        self._writing = asyncio.Lock()  # an older write must not land behind a newer one
         self._ended = asyncio.Event()
 
     def end(self) -> None:
@@ -62,10 +62,11 @@ class SnapshotWriter:
 
     async def write(self) -> int:
         """Write now; how many characters of text. Raises ``LeaseLost``."""
-        self._changed.clear()
-        columns = self._columns()
-        stop = await self._lease.store(columns)
-        self._publisher.stored = columns["cursor"]
+        async with self._writing:
+            self._changed.clear()
+            columns = self._columns()
+            stop = await self._lease.store(columns)
+            self._publisher.stored = columns["cursor"]
         if stop is not None:
             self._on_stop()
         return len(columns["content"]) + len(columns["reasoning"])
@@ -79,6 +80,8 @@ class SnapshotWriter:
                 return
             try:
                 size = await self.write()
-            except (SQLAlchemyError, OSError) as error:
+            except LeaseLost:
+                raise
+            except Exception as error:  # the database is away: the next one holds this one, too
                 self._report(error, severity="warning", context={"during": "snapshot"})
                 self._changed.set()

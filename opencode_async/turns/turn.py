@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Generic
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opencode_async.brokers.broker import EventBroker
 from opencode_async.brokers.memory import MemoryBroker
-from opencode_async.database import key_of, locked, release, sessions_beside
-from opencode_async.errors import UsageError
-from opencode_async.models import TERMINAL, ConversationT, MessageT
+from opencode_async.database import (
+    despite_cancellation,
+    key_of,
+    locked,
+    release,
+    sessions_beside,
+)
+from opencode_async.errors import LeaseLost, UsageError
+from opencode_async.models import TERMINAL, AskMixin, ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
 from opencode_async.session import Session
 from opencode_async.timings import Timings
-from opencode_async.turns.claimed import ClaimedTurn, ObserverFactory, OnTurnFinished, Wiring
-from opencode_async.turns.lease import Lease, despite_cancellation
+from opencode_async.turns.asks import Decide
+from opencode_async.turns.audience import ObserverFactory, OnTurnFinished, Wiring
+from opencode_async.turns.claimed import ClaimedTurn
+from opencode_async.turns.lease import Lease
 from opencode_async.turns.message import TurnResult
-from opencode_async.turns.posting import next_position
 from opencode_async.turns.prompt import prompt_columns
+from opencode_async.turns.queue import next_position
+from opencode_async.turns.spending import MaySpend
 
 
 class Turn(Generic[ConversationT, MessageT]):
@@ -29,8 +38,11 @@ class Turn(Generic[ConversationT, MessageT]):
     ``turns.start`` did not make. ``db`` is the caller's and is committed before the turn waits for
     anything; ``message`` is refreshed at its end. A row that is terminal already gives its result
     at once. How a turn ended is in the result, not an exception; raised are ``TransactionOpen``,
-    ``LeaseHeld`` (another worker runs it), ``LeaseLost``, ``MessageNotFound``, ``UsageError``.
-    Cancelling the awaiting task gives the turn up to whoever claims it next.
+    ``LeaseHeld`` (another worker runs it), ``TurnQueued`` (its time has not come), ``LeaseLost``,
+    ``MessageNotFound``, ``UsageError``. Cancelling the awaiting task gives the turn up to whoever
+    claims it next. ``promoted`` is given the key of the turn that waited for this one's end.
+    ``asks`` is the host's class for what the agent asks; without it an ask is refused at once,
+    unless ``decide`` allows it.
     """
 
     def __init__(
@@ -43,9 +55,13 @@ class Turn(Generic[ConversationT, MessageT]):
         broker: EventBroker | None = None,
         observer_factory: ObserverFactory[MessageT] | None = None,
         on_turn_finished: OnTurnFinished | None = None,
+        may_spend: MaySpend[ConversationT] | None = None,
+        promoted: Callable[[Any], Awaitable[None]] | None = None,
         error_reporter: ErrorReporter = log_error,
         timings: Timings | None = None,
         name: str = "opencode",
+        asks: type[AskMixin] | None = None,
+        decide: Decide | None = None,
     ) -> None:
         self._db = db
         self._message = message
@@ -58,9 +74,13 @@ class Turn(Generic[ConversationT, MessageT]):
             broker=broker or MemoryBroker(),
             observer_factory=observer_factory,
             on_turn_finished=on_turn_finished,
+            may_spend=may_spend,
+            promoted=promoted,
             report=guarded(error_reporter),
             timings=timings or Timings(),
             name=name,
+            asks=asks,
+            decide=decide,
         )
         self._claimed: ClaimedTurn[ConversationT, MessageT] | None = None
 
@@ -70,7 +90,12 @@ class Turn(Generic[ConversationT, MessageT]):
     def stop(self) -> None:
         """Abort, as the row's ``stop_requested`` says; from the event loop, any number of times."""
         if self._claimed is not None:
-            self._claimed.stop()
+            self._claimed.heed_stop()
+
+    def heed_answers(self) -> None:
+        """Pass on what was answered; from the event loop, any number of times."""
+        if self._claimed is not None:
+            self._claimed.heed_answers()
 
     async def _run(self) -> TurnResult:
         await release(self._db)
@@ -79,9 +104,9 @@ class Turn(Generic[ConversationT, MessageT]):
         try:
             self._check(row)
             if row.status not in TERMINAL:
-                row = await self._claimed_by(lease, await self._adopted(row)).run()
+                row = await self._claimed_by(lease, await self._adopted(lease, row)).run()
             elif row.lease_expires_at is not None and await lease.claim_unheard():
-                await self._claimed_by(lease, row).tell_host(TurnResult.of(row))
+                await self._claimed_by(lease, row).tell_again()
         finally:
             await self._give_up(lease)
         await self._db.refresh(self._message)
@@ -109,7 +134,7 @@ class Turn(Generic[ConversationT, MessageT]):
             context = {"during": "releasing a lease", "message_id": str(self._key)}
             self._wiring.report(error, severity="warning", context=context)
 
-    async def _adopted(self, row: MessageT) -> MessageT:
+    async def _adopted(self, lease: Lease[MessageT], row: MessageT) -> MessageT:
         """The row; one that the host made itself is given a prompt and a place."""
         if row.prompt_id is not None:
             return row
@@ -118,7 +143,9 @@ class Turn(Generic[ConversationT, MessageT]):
         async with self._sessions.begin() as db:
             conversation = self._session
             await locked(db, type(conversation.conversation), conversation.conversation_id)
-            current = await db.get_one(self._kind, self._key)
+            current = await locked(db, self._kind, self._key)
+            if current is None or current.lease_owner != lease.owner:
+                raise LeaseLost(self._key)
             for name, value in prompt_columns(self._text).items():
                 setattr(current, name, value)
             if current.position is None:

@@ -12,19 +12,23 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session as SyncSession
 from sqlalchemy.orm import SessionTransaction
 
-from opencode_async.brokers.broker import EventBroker, conversation_topic
-from opencode_async.database import Sessions, as_key
+from opencode_async.brokers.broker import EventBroker, conversation_topic, turn_topic
+from opencode_async.database import Sessions, as_key, locked
 from opencode_async.database_time import database_time
-from opencode_async.errors import MessageNotFound
-from opencode_async.models import LIVE, PENDING, TERMINAL, ConversationT, MessageT
+from opencode_async.errors import MessageNotFound, UsageError
+from opencode_async.models import PENDING, QUEUED, TERMINAL, ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.changes import Change
+from opencode_async.protocol.limits import CANCELLED
 from opencode_async.tables import Tables
 from opencode_async.timings import Timings
+from opencode_async.turns.asks import Reply, answer
 from opencode_async.turns.following import Batches, Following
+from opencode_async.turns.following_conversation import ConversationFollowing
 from opencode_async.turns.frames import Cursor, change_of
 from opencode_async.turns.message import TurnResult
-from opencode_async.turns.posting import Post, insert
+from opencode_async.turns.posting import OnBusy, Post, insert
+from opencode_async.turns.queue import end_unstarted, promote, promote_stranded
 from opencode_async.turns.runner import Runner
 from opencode_async.turns.turn import Turn
 
@@ -50,10 +54,14 @@ class Turns(Generic[ConversationT, MessageT]):
         self.following: Following[ConversationT, MessageT] = Following(
             sessions, tables, broker, timings, name
         )
+        self.conversations: ConversationFollowing[ConversationT, MessageT] = ConversationFollowing(
+            self.following, sessions, tables, broker, timings, name
+        )
         self._name = name
         self._sessions = sessions
         self._conversation = tables.conversation
         self._message = tables.message
+        self._ask = tables.ask
         self._broker = broker
         self._tasks = tasks
         self._make = make
@@ -72,17 +80,21 @@ class Turns(Generic[ConversationT, MessageT]):
         values: Mapping[str, Any] | None = None,
         agent: str | None = None,
         model: str | None = None,
+        on_busy: OnBusy = "reject",
         idempotency_key: str | None = None,
     ) -> MessageT:
         """Store what a person says and the assistant's row that is to answer it, and dispatch that.
 
+        While another turn of the conversation is live: ``reject`` raises ``ConversationBusy``,
+        ``enqueue`` lets this one wait its turn (``queued``; it is dispatched when the one before it
+        has ended), ``interrupt`` has the live one stopped and puts this one at the queue's head.
         ``values`` fills the host's own columns of both rows. With ``db`` the rows are written in
         the caller's transaction and flushed, not committed; the turn is dispatched once that
         commits. A repeated ``idempotency_key`` gives the row of the first call. Raises
-        ``ConversationNotFound``, ``ConversationBusy`` and ``IdempotencyMismatch``.
+        ``ConversationNotFound``, ``QueueFull`` and ``IdempotencyMismatch``, too.
         """
         conversation_id = as_key(self._conversation, conversation_id)
-        post = Post(text, agent, model, idempotency_key, values or {})
+        post = Post(text, agent, model, on_busy, idempotency_key, values or {})
         kinds = self._conversation, self._message
         if db is not None:
             message, new = await insert(db, *kinds, conversation_id, post)
@@ -124,38 +136,54 @@ class Turns(Generic[ConversationT, MessageT]):
     async def cancel(self, message_id: Any) -> MessageT:
         """Ask a turn to stop, once; the row as it is now. A terminal one stays as it is.
 
-        Whoever runs the turn aborts it; how it ends is in the row when it is terminal. Raises
-        ``MessageNotFound``.
+        Whoever runs the turn aborts it; how it ends is in the row when it is terminal. A queued one
+        has ended with this call. Raises ``MessageNotFound``.
         """
         kind = self._message
         message_id = as_key(kind, message_id)
-        async with self._sessions.begin() as db:
-            await db.execute(
-                update(kind)
-                .where(kind.id == message_id, kind.stop_requested.is_(None))
-                .where(kind.status.in_(LIVE))
-                .values({"stop_requested": "cancelled"})
-                .execution_options(synchronize_session=False)
+        async with self._sessions() as db:
+            conversation_id = await db.scalar(
+                select(kind.conversation_id).where(kind.id == message_id)
             )
-            # A host's own row that was never given a prompt is nobody's to end.
+        async with self._sessions.begin() as db:
+            # Whoever promotes it meanwhile holds this lock.
+            await locked(db, self._conversation, conversation_id)
+            ended = await end_unstarted(db, kind, kind.id == message_id)
+            following = await promote(db, kind, conversation_id, self._timings.lease / 10)
             await db.execute(
                 update(kind)
                 .where(kind.id == message_id, kind.status == PENDING)
-                .where(kind.prompt_id.is_(None), kind.lease_owner.is_(None))
-                .values(
-                    {
-                        "status": "cancelled",
-                        "finish": "cancelled",
-                        "finished_at": database_time(),
-                    }
-                )
+                .where(kind.stop_requested.is_(None))
+                .values({"stop_requested": CANCELLED})
                 .execution_options(synchronize_session=False)
             )
             row = await db.get(kind, message_id) if message_id is not None else None
         if row is None:
             raise MessageNotFound(message_id)
         self._runner.stop(message_id)
+        if following is not None:
+            await self.dispatch(following)
+        if ended:
+            await self._wake(turn_topic(self._name, message_id))
+            await self._announce(message_id, conversation_id)  # its host is to be told
         return row
+
+    async def answer(
+        self, message_id: Any, ask_id: Any, reply: Reply, *, by: str | None = None
+    ) -> None:
+        """Answer a permission or a question of a turn, once, from whichever process.
+
+        The answer is stored with this call; the worker that runs the turn passes it on, at once if
+        that is this one, else within ``Timings.poll``. ``by`` says who answered, for the record.
+        Raises ``AskNotFound``, ``InvalidReply``, ``AlreadyAnswered`` and ``AskGone``, and
+        ``UsageError`` where ``Tables`` has no ``ask``.
+        """
+        if self._ask is None:
+            raise UsageError("there are no asks to answer: give Tables an ask class")
+        message_id = as_key(self._message, message_id)
+        ask_id = as_key(self._ask, ask_id)
+        await answer(self._sessions, self._ask, message_id, ask_id, reply, by)
+        self._runner.heed_answers(message_id)
 
     async def stop(self, message_id: Any, *, within: float) -> None:
         """Cancel a turn; if it runs here, wait until it has ended, ``within`` seconds at most."""
@@ -171,8 +199,8 @@ class Turns(Generic[ConversationT, MessageT]):
         """Run a turn to its end here, or wait for the one that runs here already: for job queues.
 
         Safe under any at-least-once delivery: a terminal turn gives its stored result, one that
-        another worker runs raises ``LeaseHeld``. Raises ``MessageNotFound``. Cancelling it gives
-        the turn up, if it was this call that ran it.
+        another worker runs raises ``LeaseHeld``, one that waits for another ``TurnQueued``. Raises
+        ``MessageNotFound``. Cancelling it gives the turn up, if it was this call that ran it.
         """
         message_id = as_key(self._message, message_id)
         await self._runner.join(message_id)
@@ -181,37 +209,67 @@ class Turns(Generic[ConversationT, MessageT]):
     async def recover(self) -> list[Any]:
         """Dispatch every turn that nobody runs although somebody should; their ids.
 
-        That is a pending one whose worker gave it up or died, or whose dispatch got lost; or a
-        terminal one whose worker died before it had told the host. However many workers recover at
-        once, each turn is dispatched once in a lease time.
+        That is a pending one whose worker gave it up or died, or whose dispatch got lost; a
+        terminal one whose worker died before it had told the host; a queued one whose time has
+        come, and nobody saw it. However many workers recover at once, each turn is dispatched once
+        in a lease time.
         """
         kind, seconds = self._message, self._timings.lease
         expired = kind.lease_expires_at < database_time()
         # A row nobody has claimed yet is probably on its way to its first worker.
         late = (kind.epoch > 0) | (kind.created_at < database_time(-seconds))
-        lost = expired | (kind.lease_expires_at.is_(None) & late)
+        unheld = expired | (kind.lease_expires_at.is_(None) & late)
+        pending = (kind.status == PENDING) & kind.prompt_id.is_not(None) & unheld
+        untold = kind.status.in_(TERMINAL) & expired
+        # Row by row in one order, and without those that another worker is looking at just now.
+        found = select(kind.id).where(pending | untold).order_by(kind.id)
         async with self._sessions.begin() as db:
-            found = await db.scalars(
+            marked = await db.scalars(
                 update(kind)
-                .where((kind.status == PENDING) & kind.prompt_id.is_not(None) & lost)
+                .where(kind.id.in_(found.with_for_update(skip_locked=True)))
                 .values({"lease_owner": None, "lease_expires_at": database_time(seconds)})
                 .returning(kind.id)
                 .execution_options(synchronize_session=False)
             )
-            untold = select(kind.id).where(kind.status.in_(TERMINAL) & expired)
-            keys = [*found.all(), *(await db.scalars(untold)).all()]
-        for key in keys:
-            await self._hand_over(key)
-        return keys
+            lost = list(marked.all())
+        for key in lost:
+            await self.dispatch(key)
+        stranded = await promote_stranded(self._sessions, self._conversation, kind, seconds)
+        for key in stranded:
+            await self.dispatch(key)
+        return lost + stranded
+
+    async def dispatch(self, key: Any) -> None:
+        """Give the turn to whoever executes; what fails here, ``recover`` finds."""
+        if self._dispatch is None:
+            self._runner.start(key)
+            return
+        try:
+            async with self._sessions() as db:
+                message = await db.get(self._message, key)
+            if message is not None:
+                await self._dispatch(message)
+        except Exception as error:
+            context = {"during": "dispatching", "message_id": str(key)}
+            self._report(error, severity="error", context=context)
 
     async def watch(self) -> None:
-        """Recover turns for ever."""
+        """Recover turns for ever, so often that one given up at a shutdown goes on soon."""
         while True:
             try:
                 await self.recover()
             except Exception as error:
                 self._report(error, severity="warning", context={"during": "recovering turns"})
-            await asyncio.sleep(self._timings.lease / 2)
+            await asyncio.sleep(self._timings.lease / 10)
+
+    async def heed_stops(self) -> None:
+        """Look for ever whether a turn that runs here was told to stop by another process."""
+        while True:
+            await asyncio.sleep(self._timings.poll)
+            try:
+                await self._heed_stops()
+            except Exception as error:
+                self._report(error, severity="warning", context={"during": "looking for stops"})
 
     def close(self) -> None:
         """Give up the turns that run here; each releases its lease."""
@@ -220,7 +278,7 @@ class Turns(Generic[ConversationT, MessageT]):
 
     async def attend(self, key: Any, turn: Turn[ConversationT, MessageT]) -> TurnResult:
         """Await a turn that this process can be asked to stop meanwhile."""
-        with self._runner.here(key, turn.stop):
+        with self._runner.here(key, turn):
             return await turn
 
     def _dispatch_after(self, db: AsyncSession, key: Any, conversation_id: Any) -> None:
@@ -239,29 +297,38 @@ class Turns(Generic[ConversationT, MessageT]):
 
     async def _announce(self, key: Any, conversation_id: Any) -> None:
         """If the row is there, and so committed: tell followers and hand it over."""
-        if await self.following.place_of(key) is None:
-            return
         try:
-            topic = conversation_topic(self._name, conversation_id)
-            await self._broker.publish(topic, 0, [], stored=0)
-        except Exception as error:
-            context = {"during": "publishing", "message_id": str(key)}
-            self._report(error, severity="warning", context=context)
-        await self._hand_over(key)
-
-    async def _hand_over(self, key: Any) -> None:
-        """Give the turn to whoever executes; what fails here, ``recover`` finds."""
-        if self._dispatch is None:
-            self._runner.start(key)
-            return
-        try:
-            async with self._sessions() as db:
-                message = await db.get(self._message, key)
-            if message is not None:
-                await self._dispatch(message)
-        except Exception as error:
+            place = await self.following.place_of(key)
+            if place is None:
+                return
+            await self._wake(conversation_topic(self._name, conversation_id))
+            if place.status != QUEUED:
+                await self.dispatch(key)
+            await self._heed_stops()  # the turn it interrupts may run here
+        except Exception as error:  # it is stored: recovery finds it
             context = {"during": "dispatching", "message_id": str(key)}
             self._report(error, severity="error", context=context)
+
+    async def _wake(self, topic: str) -> None:
+        """Have the followers of a topic look at the rows."""
+        try:
+            await self._broker.publish(topic, 0, [], stored=0)
+        except Exception as error:
+            context = {"during": "publishing", "topic": topic}
+            self._report(error, severity="warning", context=context)
+
+    async def _heed_stops(self) -> None:
+        """Stop those turns that run here and whose rows say so."""
+        kind, running = self._message, self._runner.keys
+        if not running:
+            return
+        async with self._sessions() as db:
+            to_stop = await db.scalars(
+                select(kind.id).where(kind.id.in_(running), kind.stop_requested.is_not(None))
+            )
+            keys = to_stop.all()
+        for key in keys:
+            self._runner.stop(key)
 
     async def _execute(self, key: Any) -> TurnResult:
         async with self._sessions() as db:

@@ -20,13 +20,15 @@ class Access:
 
     ``where`` is an SQL criterion on the host's conversation class: what it excludes does not exist
     for this caller. ``conversation`` and ``message`` fill the host's own columns of new rows.
-    ``may_write`` off leaves the reading routes.
+    ``may_write`` off leaves the reading routes. ``by`` is who it is, for the record of what they
+    answer to the agent.
     """
 
     where: ColumnElement[bool]
     conversation: Mapping[str, Any] = field(default_factory=dict)
     message: Mapping[str, Any] = field(default_factory=dict)
     may_write: bool = True
+    by: str | None = None
 
 
 AccessDependency = Callable[..., Access | Awaitable[Access]]

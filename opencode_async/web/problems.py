@@ -17,13 +17,17 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from opencode_async.errors import (
+    AlreadyAnswered,
+    AskGone,
+    AskNotFound,
     ConversationBusy,
     ConversationNotFound,
     IdempotencyMismatch,
+    InvalidReply,
     MessageNotFound,
     OpencodeError,
+    QueueFull,
 )
-from opencode_async.web.sse import FollowerResponse
 
 # What FastAPI raises for a body that is not UTF-8, too deep or otherwise beyond its JSON parser.
 UNREADABLE = (400, "There was an error parsing the body")
@@ -53,7 +57,12 @@ class NotAllowed(OpencodeError):
 PROBLEMS: dict[type[OpencodeError], tuple[int, str, str]] = {
     ConversationNotFound: (404, "conversation-not-found", "There is no such conversation."),
     MessageNotFound: (404, "message-not-found", "There is no such message."),
+    AskNotFound: (404, "ask-not-found", "There is no such permission or question."),
+    AlreadyAnswered: (409, "already-answered", "Somebody has answered that already."),
+    AskGone: (410, "ask-gone", "The agent no longer waits for that."),
+    InvalidReply: (422, "invalid-reply", "That does not answer what was asked."),
     ConversationBusy: (409, "conversation-busy", "The agent is still answering."),
+    QueueFull: (409, "queue-full", "Too many messages are waiting in this conversation."),
     IdempotencyMismatch: (
         422,
         "idempotency-mismatch",
@@ -72,19 +81,14 @@ def problem(status: int, slug: str, title: str, **more: Any) -> JSONResponse:
 
 
 class ProblemRoute(APIRoute):
-    """A route whose library errors become problem documents.
-
-    Before an event stream begins, the dependencies of its request are closed: FastAPI would keep a
-    host's ``Depends(get_db)`` under ``access``, and so a pooled connection, open as long as the
-    stream.
-    """
+    """A route whose library errors become problem documents."""
 
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
 
         async def translated(request: Request) -> Response:
             try:
-                response = await handle(request)
+                return await handle(request)
             except RequestValidationError as error:
                 errors = [
                     {"loc": list(e["loc"]), "msg": e["msg"], "type": e["type"]}
@@ -100,8 +104,5 @@ class ProblemRoute(APIRoute):
                 if known is None:
                     raise
                 return problem(*known, detail=str(error))
-            if isinstance(response, FollowerResponse):
-                await request.scope["fastapi_inner_astack"].aclose()
-            return response
 
         return translated

@@ -2,6 +2,7 @@
 
 # No postponed annotations here: FastAPI must see the aliases that each router makes of its
 # `access`.
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,9 @@ from sse_starlette import EventSourceResponse
 
 from opencode_async.errors import ConversationNotFound, MessageNotFound
 from opencode_async.models import LIVE, TERMINAL, ConversationMixin, MessageMixin
+from opencode_async.protocol.asks import PermissionReply, QuestionReply
 from opencode_async.protocol.wire import clean
+from opencode_async.turns.asks import asks_of
 from opencode_async.turns.message import isoformat, message_json
 from opencode_async.web.access import Access, AccessDependency, Visible
 from opencode_async.web.problems import Forbidden, Invalid, NotAllowed, ProblemRoute
@@ -25,7 +28,9 @@ from opencode_async.web.schemas import (
     AgentMessage,
     AgentNewConversation,
     AgentNewMessage,
+    AgentPermissionReply,
     AgentProblem,
+    AgentQuestionReply,
     PostRules,
 )
 from opencode_async.web.shown import Shown
@@ -93,9 +98,15 @@ def build_router(
             raise MessageNotFound(key)
         return row
 
-    def seen(row: MessageMixin) -> dict[str, Any]:
-        message = message_json(row)
-        return message if shown is None else shown.message(message)
+    async def seen(db: AsyncSession, rows: Sequence[MessageMixin]) -> list[dict[str, Any]]:
+        asks = await asks_of(db, tables.ask, [row.id for row in rows if row.role == "assistant"])
+        found = [message_json(row, asks) for row in rows]
+        return found if shown is None else [shown.message(message) for message in found]
+
+    async def answer_with(row: MessageMixin, status: int = 200) -> Response:
+        async with agent.sessions() as db:
+            (message,) = await seen(db, [row])
+        return JSONResponse(message, status)
 
     async def with_state(db: AsyncSession, rows: list[Any]) -> list[dict[str, Any]]:
         query = select(messages.conversation_id).where(
@@ -156,7 +167,8 @@ def build_router(
             query = query.order_by(messages.position.desc()).limit(limit)
             rows = (await db.scalars(query)).all()
             (shape,) = await with_state(db, [row])
-        return JSONResponse({**shape, "messages": [seen(m) for m in reversed(rows)]})
+            shape["messages"] = await seen(db, rows[::-1])
+        return JSONResponse(shape)
 
     @router.delete("/conversations/{cid}", status_code=204)
     async def delete_conversation(cid: str, access: Writer) -> Response:
@@ -173,7 +185,7 @@ def build_router(
         access: Writer,
         idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
     ) -> Response:
-        """Say something; the assistant's message that will answer comes back, still pending."""
+        """Say something; the assistant's message that will answer comes back, pending or queued."""
         check(body, rules)
         async with agent.sessions() as db:
             row = await found(db, access, cid)
@@ -183,28 +195,31 @@ def build_router(
             values=access.message,
             agent=body.agent,
             model=body.model,
+            on_busy=body.on_busy,
             idempotency_key=idempotency_key,
         )
-        return JSONResponse(seen(message), 202)
+        return await answer_with(message, 202)
 
     @router.get("/conversations/{cid}/events", response_class=EventSourceResponse, responses=STREAM)
     async def follow_conversation(cid: str, access: Caller, request: Request) -> Response:
         """Every turn of the conversation as it happens: one connection for a tab."""
+        await let_go(request)
         async with agent.sessions() as db:
             row = await found(db, access, cid)
-        following, cursor = agent.turns.following, cursor_of(request)
+        following, cursor = agent.turns.conversations, cursor_of(request)
         first = await following.start_of(row.id, cursor)
-        batches = following.conversation(row.id, cursor, first, whole=shown is not None)
+        batches = following.frames(row.id, cursor, first, whole=shown is not None)
         return FollowerResponse(batches, agent.timings, shown)
 
     @router.get("/messages/{mid}", response_model=AgentMessage)
     async def get_message(mid: str, access: Caller) -> Response:
         """A message as it is stored."""
-        return JSONResponse(seen(await found_message(access, mid)))
+        return await answer_with(await found_message(access, mid))
 
     @router.get("/messages/{mid}/events", response_class=EventSourceResponse, responses=STREAM)
     async def follow_message(mid: str, access: Caller, request: Request) -> Response:
         """One turn as it happens, until it is finished; 204 when the cursor is at its end."""
+        await let_go(request)
         row = await found_message(access, mid)
         return await turn_response(agent.turns.following, row.id, request, agent.timings, shown)
 
@@ -212,10 +227,46 @@ def build_router(
     async def cancel_message(mid: str, access: Writer) -> Response:
         """Stop a turn; 202 while it is being stopped, 200 if it had ended."""
         row = await found_message(access, mid)
-        row = await agent.turns.cancel(row.id)
-        return JSONResponse(seen(row), 200 if row.status in TERMINAL else 202)
+        stopped = await agent.turns.cancel(row.id)
+        return await answer_with(stopped, 200 if row.status in TERMINAL else 202)
+
+    if tables.ask is not None:
+        gone: dict[int | str, dict[str, Any]] = {410: {"model": AgentProblem}}
+
+        @router.post("/messages/{mid}/questions/{qid}", status_code=204, responses=gone)
+        async def answer_question(
+            mid: str, qid: str, body: AgentQuestionReply, access: Writer
+        ) -> Response:
+            """Answer what the agent asks, or dismiss it, once."""
+            if (body.answers is None) is not bool(body.reject):
+                raise Invalid("either answers or reject")
+            row = await found_message(access, mid)
+            reply = QuestionReply(body.answers, body.custom)
+            await agent.turns.answer(row.id, qid, reply, by=access.by)
+            return Response(status_code=204)
+
+        @router.post("/messages/{mid}/permissions/{pid}", status_code=204, responses=gone)
+        async def answer_permission(
+            mid: str, pid: str, body: AgentPermissionReply, access: Writer
+        ) -> Response:
+            """Grant or refuse what the agent asks leave for, once."""
+            row = await found_message(access, mid)
+            reply = PermissionReply(body.reply, body.message)
+            await agent.turns.answer(row.id, pid, reply, by=access.by)
+            return Response(status_code=204)
 
     return router
+
+
+async def let_go(request: Request) -> None:
+    """Close the dependencies of a request that is about to be a stream, before anything else.
+
+    FastAPI would keep a host's ``Depends(get_db)`` under ``access`` open as long as the stream, and
+    with it a pooled connection; as many streams at once as the pool has connections would wait for
+    each other, for the route needs one, too.
+    """
+    for stack in ("fastapi_function_astack", "fastapi_inner_astack"):
+        await request.scope[stack].aclose()
 
 
 def check(body: AgentNewMessage, rules: PostRules) -> None:

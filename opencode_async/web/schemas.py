@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from opencode_async.turns.posting import OnBusy
 
 
 @dataclass(frozen=True)
@@ -28,12 +30,33 @@ class AgentNewConversation(AgentRequest):
 
 
 class AgentNewMessage(AgentRequest):
-    """What a person says; ``agent`` and ``model`` only if the app offers them."""
+    """What a person says; ``agent`` and ``model`` only if the app offers them.
+
+    ``on_busy``: what to do while the agent is answering.
+    """
 
     text: str
-    on_busy: Literal["reject"] = "reject"
+    on_busy: OnBusy = "reject"
     agent: str | None = None
     model: str | None = None
+
+
+class AgentPermissionReply(AgentRequest):
+    """`always` grants what is like it in this conversation; `message` goes with `reject`."""
+
+    reply: Literal["once", "always", "reject"]
+    message: str | None = Field(default=None, max_length=10_000)
+
+
+class AgentQuestionReply(AgentRequest):
+    """For each question the labels that were chosen, and in `custom` words of one's own.
+
+    Or `reject`, which ends the turn.
+    """
+
+    answers: list[list[str]] | None = None
+    custom: list[Annotated[str, Field(max_length=10_000)] | None] = Field(default_factory=list)
+    reject: Literal[True] | None = None
 
 
 class AgentConversation(BaseModel):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import anyio
@@ -16,7 +16,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 
 from opencode_async.brokers.broker import Frame
 from opencode_async.timings import Timings
-from opencode_async.turns.following import Batches, Following
+from opencode_async.turns.following import Batches, Following, next_batch
 from opencode_async.turns.frames import Cursor
 from opencode_async.web.shown import Shown
 
@@ -55,7 +55,7 @@ async def chunks(
     # At once, so that proxies and EventSource know that the stream stands.
     yield retry("connected")
     leaving = asyncio.ensure_future(farewell.wait())
-    coming = asyncio.ensure_future(_next(batches))
+    coming = asyncio.ensure_future(next_batch(batches))
     try:
         while True:
             done, _ = await asyncio.wait(
@@ -66,7 +66,7 @@ async def chunks(
                 if frames is None:
                     return
                 yield b"".join(map(encoded, frames))
-                coming = asyncio.ensure_future(_next(batches))
+                coming = asyncio.ensure_future(next_batch(batches))
             elif leaving in done:
                 yield retry("the server is shutting down")
                 return
@@ -107,7 +107,3 @@ async def turn_response(
         return Response(status_code=204)
     batches = following.turn(key, cursor, whole=shown is not None)
     return FollowerResponse(batches, timings, shown)
-
-
-async def _next(batches: Batches) -> Sequence[Frame] | None:
-    return await anext(batches, None)

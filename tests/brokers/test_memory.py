@@ -95,7 +95,7 @@ async def test_all_followers_are_given_the_same_frames_not_copies(broker: Memory
 async def test_topics_do_not_hear_each_other(broker: MemoryBroker) -> None:
     async with broker.follow("m", 1, 0) as feed, broker.follow("n", 1, 0) as other:
         await broker.publish("n", 1, frames(1, 1), stored=0)
-        await broker.end("n")
+        await broker.end("n", 1)
         assert await is_silent(feed)
         assert await seqs(other) == [1]
         assert await seqs(other) == []
@@ -168,7 +168,7 @@ async def test_the_end_wakes_followers_with_an_empty_batch(broker: MemoryBroker)
     async with broker.follow("m", 1, 1) as waiting, broker.follow("m", 1, 0) as behind:
         reading = asyncio.ensure_future(seqs(waiting))
         await turn_of_the_loop()
-        await broker.end("m")
+        await broker.end("m", 1)
         assert await reading == []
         assert not waiting.live
         assert await seqs(behind) == [1]  # what came before the end is read first
@@ -179,7 +179,7 @@ async def test_who_comes_after_the_end_hears_nothing_and_asks_the_row(
     broker: MemoryBroker,
 ) -> None:
     await broker.publish("m", 1, frames(1, 1), stored=1)
-    await broker.end("m")
+    await broker.end("m", 1)
     async with broker.follow("m", 1, 1) as feed:
         assert await is_silent(feed)
         assert not feed.live
@@ -213,21 +213,21 @@ async def test_news_without_followers_leaves_nothing(broker: MemoryBroker) -> No
 
 async def test_an_ended_log_is_forgotten_at_once(broker: MemoryBroker) -> None:
     await broker.publish("m", 1, frames(1, 3), stored=0)
-    await broker.end("m")
+    await broker.end("m", 1)
     assert broker._logs == {}
 
 
 async def test_the_log_of_a_new_epoch_outlives_the_end_of_the_older(broker: MemoryBroker) -> None:
     await broker.publish("m", 1, frames(1, 3), stored=3)
     async with broker.follow("m", 1, 3):
-        await broker.end("m")
+        await broker.end("m", 1)
         await broker.publish("m", 2, frames(1, 2), stored=0)
     async with broker.follow("m", 2, 0) as feed:
         assert await seqs(feed) == [1, 2]
 
 
 async def test_ending_what_nobody_knows_is_nothing(broker: MemoryBroker) -> None:
-    await broker.end("m")
+    await broker.end("m", 1)
     assert broker._logs == {}
 
 
@@ -267,5 +267,5 @@ async def test_a_thousand_followers_that_leave_abruptly_leave_nothing(
         pass
     assert len(broker._logs) == 10  # of the turns, which still run
     for number in range(10):
-        await broker.end(f"m{number}")
+        await broker.end(f"m{number}", 1)
     assert broker._logs == {}

@@ -3,9 +3,9 @@
 from importlib.resources import files
 from typing import Any, Literal
 
-from playwright.async_api import Page, ViewportSize, expect
+from playwright.async_api import Locator, Page, ViewportSize, expect
 
-from tests.browser.chat import ask, has_ended
+from tests.browser.chat import ask, has_ended, say
 
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
@@ -98,6 +98,29 @@ async def test_an_answer_that_streams(page: Page) -> None:
     await page.get_by_test_id("stop").click()
     await has_ended(answer, "cancelled")
     nothing(await findings(page))
+
+
+async def test_answering_with_two_waiting(page: Page) -> None:
+    answer = await ask(page, "SCRIPT:hang Half of it.")
+    await expect(answer.locator(".prose")).to_be_visible()
+    await dropped(await say(page, "SCRIPT:text Dropped."))
+    for words in ("First.", "Second."):
+        await say(page, f"SCRIPT:text {words}")
+    await page.get_by_test_id("composer").fill("SCRIPT:hang Urgent.")
+    await expect(page.get_by_test_id("send-now")).to_be_enabled()
+    await expect(page.locator(".user.is-waiting")).to_have_count(2)
+    nothing(await findings(page))
+
+    await page.get_by_test_id("send-now").click()
+    await expect(page.locator(".note", has_text="Interrupted.")).to_be_visible()
+    await expect(page.get_by_text("Urgent.", exact=True)).to_be_visible()
+    await expect(page.locator(".user.is-waiting")).to_have_count(2)
+    nothing(await findings(page, {**SCREEN, "height": 1500}, {**PHONE, "height": 1500}))
+
+
+async def dropped(answer: Locator) -> None:
+    await answer.get_by_test_id("cancel").click()
+    await has_ended(answer, "cancelled")
 
 
 async def test_the_drawer_of_a_phone(page: Page) -> None:

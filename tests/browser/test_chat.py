@@ -19,7 +19,8 @@ async def test_an_answer_grows_and_survives_a_reload(page: Page) -> None:
     later = await answer.locator(".prose").inner_text()
     assert later.startswith(early)
     assert len(early) < len(later) < len(TICKS)
-    await expect(page.get_by_test_id("send")).to_be_disabled()
+    await page.get_by_test_id("composer").fill("The next one")
+    await expect(page.get_by_role("button", name="Send after this answer")).to_be_enabled()
     await expect(page.get_by_test_id("hint")).to_contain_text("The agent is answering")
 
     await page.reload()

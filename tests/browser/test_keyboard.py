@@ -1,9 +1,9 @@
 """The chat's page without a mouse: everything is reached, and the focus is always somewhere."""
 
 import pytest
-from playwright.async_api import Locator, Page, expect
+from playwright.async_api import Page, expect
 
-from tests.browser.chat import ask, has_ended
+from tests.browser.chat import answer_to, ask, has_ended, press, say, tab_to
 
 HANG = "SCRIPT:hang Words, and then none for a while."
 NAME = """() => {
@@ -26,20 +26,6 @@ RING = """() => {
   element.focus();
   return focused !== blurred;
 }"""
-
-
-async def tab_to(page: Page, target: Locator, key: str = "Tab") -> None:
-    """Press Tab until the focus is there."""
-    for _ in range(40):
-        await page.keyboard.press(key)
-        if await target.evaluate("element => element === document.activeElement"):
-            return
-    await expect(target).to_be_focused()
-
-
-async def press(page: Page, *keys: str) -> None:
-    for key in keys:
-        await page.keyboard.press(key)
 
 
 async def test_a_message_is_written_and_sent(page: Page) -> None:
@@ -274,10 +260,16 @@ async def test_the_focus_is_seen_everywhere(page: Page) -> None:
     assert await tour(page) == [*listed, "retry", "text"]
 
     await page.set_viewport_size({"width": 390, "height": 2000})
-    answer = await ask(page, HANG)
+    await ask(page, HANG)
+    answer = await answer_to(page, HANG)
     await expect(answer.locator(".prose")).to_be_visible()
     await page.get_by_test_id("composer").fill("The next one")
-    assert await tour(page) == ["menu", "scroller", *cards, "text", "stop"]
+    composer = ["text", "stop", "now", "send"]
+    assert await tour(page) == ["menu", "scroller", *cards, "retry", *composer]
+    await say(page, "SCRIPT:text One that waits.")
+    assert await tour(page) == ["menu", "scroller", *cards, "retry", "cancel", "text", "stop"]
+    await page.get_by_test_id("cancel").last.click()
+    await page.get_by_test_id("composer").fill("The next one")
     await page.get_by_test_id("stop").click()
     await has_ended(answer, "cancelled")
     assert await tour(page) == ["menu", "scroller", *cards, "retry", "text", "send"]

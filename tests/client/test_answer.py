@@ -10,6 +10,7 @@ from opencode_async.client.client import OpencodeClient
 from opencode_async.client.hub import Nudge, Subscription
 from opencode_async.protocol.events import SessionError, SessionIdle
 from opencode_async.protocol.exchange import Exchange, Outcome
+from opencode_async.protocol.limits import Limits, Watchdog
 from opencode_async.protocol.messages import UpstreamError, WireMessage
 from opencode_async.protocol.reply import Reply
 from opencode_async.timings import Timings
@@ -43,7 +44,7 @@ class Session:
         self.asked_whether_busy = asyncio.Event()
         self._working = working
 
-    async def prompt(self, *_: object) -> None:
+    async def prompt(self, *_: object, within: float) -> None:
         """Taken."""
 
     async def busy(self, _: str) -> bool:
@@ -67,16 +68,40 @@ class Session:
         self.events.put(SessionIdle(SESSION))
 
 
-async def ending(session: Session, *events: Any) -> Ending:
-    """How the answer ends when the session sends these behind our accepted prompt."""
+class Somebody:
+    """An owner who lets everything happen."""
 
-    async def publish(changes: object) -> None:
+    async def publish(self, changes: object) -> None:
         pass
 
+    async def may_post(self) -> bool:
+        return True
+
+    async def stop(self, reason: str) -> None:
+        raise AssertionError(reason)
+
+    async def asked(self, ask: object) -> None:
+        raise AssertionError(ask)
+
+    async def answered(self, answered: object) -> None:
+        raise AssertionError(answered)
+
+    async def listed(self, asks: object) -> None:
+        pass
+
+
+async def ending(session: Session, *events: Any) -> Ending:
+    """How the answer ends when the session sends these behind our accepted prompt."""
     reply = Reply(SESSION, PROMPT)
-    client = cast(OpencodeClient, session)
     answer = Answer(
-        client, session.events, reply, {}, publish=publish, report=Reports(), timings=TIMINGS
+        cast(OpencodeClient, session),
+        session.events,
+        reply,
+        {},
+        owner=Somebody(),
+        watchdog=Watchdog(Limits(), asyncio.get_running_loop().time()),
+        report=Reports(),
+        timings=TIMINGS,
     )
     await answer.post()
     reply.accept()

@@ -18,18 +18,22 @@ from opencode_async.client import client as client_module
 from opencode_async.client.client import OpencodeClient
 from opencode_async.client.hub import Subscription
 from opencode_async.client.server import Server
-from opencode_async.errors import NotFoundError, NotRunning, SessionNotFoundError
+from opencode_async.errors import (
+    BadRequestError,
+    NotFoundError,
+    NotRunning,
+    SessionNotFoundError,
+)
+from opencode_async.protocol.asks import NOBODY, Permission, Question
 from opencode_async.protocol.events import (
     MessagePartDelta,
     MessageUpdated,
-    PermissionAsked,
-    QuestionAsked,
     SessionIdle,
 )
 from opencode_async.protocol.exchange import Exchange, Outcome
 from opencode_async.protocol.messages import Usage, WireMessage
 from opencode_async.protocol.parts import TextPart, ToolPart
-from opencode_async.protocol.permissions import PermissionRule
+from opencode_async.protocol.permissions import Permissions
 from opencode_async.protocol.wire import mapping, objects
 from opencode_async.testing import ScriptedServer
 
@@ -106,7 +110,7 @@ async def test_it_knows_the_servers_version(client: OpencodeClient) -> None:
 
 
 async def test_a_session_is_created_as_asked(client: OpencodeClient) -> None:
-    rules = [PermissionRule("*", "*", "deny"), PermissionRule("read", "*.md", "allow")]
+    rules = Permissions().deny("*").allow("read", "*.md")
     session_id = await client.create_session(
         title="Über 🚀", permissions=rules, metadata={"conversation_id": "7"}
     )
@@ -122,7 +126,7 @@ async def test_a_session_is_created_as_asked(client: OpencodeClient) -> None:
 async def test_permissions_reach_the_model(
     client: OpencodeClient, opencode: ScriptedServer
 ) -> None:
-    rules = [PermissionRule("*", "*", "deny"), PermissionRule("read", "*", "allow")]
+    rules = Permissions().deny("*").allow("read")
     session_id = await client.create_session(title="test", permissions=rules)
     async with client.hub.subscribe(session_id) as events:
         await run(client, session_id, events, "SCRIPT:text Hi.")
@@ -193,9 +197,9 @@ async def test_an_exchange_is_paged_back_to_its_prompt_and_no_further(
         read: list[str | None] = []
         messages = client.messages
 
-        async def counted(session_id: str, *, before: str | None = None) -> Any:
+        async def counted(session_id: str, *, limit: int, before: str | None = None) -> Any:
             read.append(before)
-            return await messages(session_id, limit=client_module.PAGE, before=before)
+            return await messages(session_id, limit=limit, before=before)
 
         monkeypatch.setattr(client, "messages", counted)
         assert [await client.exchange(session_id, p) for p in prompts] == by_one_page
@@ -203,6 +207,27 @@ async def test_an_exchange_is_paged_back_to_its_prompt_and_no_further(
         turn = await client.exchange(session_id, prompts[3])
         assert len(turn.answers) == 4
         assert len(read) == 3
+
+
+async def test_a_session_whose_list_is_refused_for_ever_is_read_message_by_message(
+    client: OpencodeClient,
+) -> None:
+    """Anybody's prompt with a ``format`` makes the whole list of its session unreadable."""
+    async with new_session(client) as (session_id, events):
+        before = await run(client, session_id, events, "SCRIPT:text Before.")
+        body = {
+            "parts": [{"type": "text", "text": "SCRIPT:text Else."}],
+            "format": {"type": "text"},
+        }
+        await client.http.request("POST", f"/session/{session_id}/message", body=body)
+        with pytest.raises(BadRequestError):
+            await client.messages(session_id)
+        after = await run(client, session_id, events, "SCRIPT:loop 3")
+        prompts = [m.info.parent_id for turn in (before, after) for m in turn.answers]
+        again = await client.exchange(session_id, prompts[0] or "")
+        assert again.answers == before.answers
+        assert len(after.answers) == 4
+        assert after.accepted
 
 
 async def all_pages(
@@ -290,28 +315,27 @@ async def test_a_pending_question_is_listed_until_it_is_rejected(client: Opencod
     async with new_session(client) as (session_id, events):
         prompt = Prompt.of("SCRIPT:question")
         await client.prompt(session_id, prompt.body)
-        asked = await until(events, lambda e: isinstance(e, QuestionAsked))
+        asked = await until(events, lambda e: isinstance(e, Question))
         assert asked in await client.asked()
-        await client.reject_question(asked.id)
+        await client.dismiss(asked)
         turn = await ended(client, session_id, events, prompt)
         assert asked not in await client.asked()
         assert turn.outcome() == Outcome("completed", "rejected")
 
 
 async def test_a_pending_permission_is_listed_until_it_is_rejected(client: OpencodeClient) -> None:
-    rule = PermissionRule("bash", "*", "ask")
-    session_id = await client.create_session(title="test", permissions=[rule])
+    session_id = await client.create_session(title="test", permissions=Permissions().ask("bash"))
     async with client.hub.subscribe(session_id) as events:
         prompt = Prompt.of("SCRIPT:bash")
         await client.prompt(session_id, prompt.body)
-        asked = await until(events, lambda e: isinstance(e, PermissionAsked))
+        asked = await until(events, lambda e: isinstance(e, Permission))
         assert asked in await client.asked()
-        await client.reject_permission(asked.id, "Nobody is here.")
+        await client.dismiss(asked)
         turn = await ended(client, session_id, events, prompt)
         assert asked not in await client.asked()
         assert turn.outcome() == Outcome("completed", "stop")  # told why, the agent went on
         tool = next(part for part in turn.parts if isinstance(part, ToolPart))
-        assert "Nobody is here." in json.dumps(tool.to_json())
+        assert NOBODY in json.dumps(tool.to_json())
 
 
 async def test_a_servers_directory_is_where_its_sessions_live(
@@ -323,7 +347,7 @@ async def test_a_servers_directory_is_where_its_sessions_live(
         assert session["directory"] == str(tmp_path)
         prompt = Prompt.of("SCRIPT:question")
         await other.prompt(session_id, prompt.body)
-        asked = await until(events, lambda e: isinstance(e, QuestionAsked))
+        asked = await until(events, lambda e: isinstance(e, Question))
         assert asked in await other.asked()
         assert asked not in await client.asked()
         assert await other.busy(session_id)
@@ -334,7 +358,7 @@ async def test_a_servers_directory_is_where_its_sessions_live(
         assert (await client.exchange(session_id, prompt.id)).accepted
         with pytest.raises(NotFoundError):
             await client.http.request("POST", f"/question/{asked.id}/reject")
-        await client.reject_question(asked.id)
+        await client.dismiss(asked)  # the default directory does not know it
         assert asked in await other.asked()
 
 

@@ -28,6 +28,7 @@ from opencode_async.errors import (
     ServerError,
     SessionNotFoundError,
 )
+from opencode_async.protocol.asks import Permission, Question
 from opencode_async.protocol.wire import mapping
 from opencode_async.testing import ScriptedServer
 
@@ -153,10 +154,19 @@ async def test_an_id_that_is_no_sessions_is_a_server_error(opencode: ScriptedSer
     assert (error.status, error.name, error.code) == (500, "UnknownError", "server_error")
 
 
-async def test_an_ask_that_is_gone_is_no_error(opencode: ScriptedServer) -> None:
+async def test_an_ask_that_is_gone_cannot_be_answered_and_is_dismissed_all_the_same(
+    opencode: ScriptedServer,
+) -> None:
     async with OpencodeClient(opencode) as client:
-        await client.reject_permission("per_unknown", "no")
-        await client.reject_question("que_unknown")
+        for kind, id_, reply in (
+            ("permission", "per_unknown", {"reply": "once"}),
+            ("question", "que_unknown", {"answers": [["Red"]]}),
+            ("question", "que_unknown", {"reject": True}),
+        ):
+            with pytest.raises(NotFoundError):
+                await client.reply(id_, kind, reply)
+        await client.dismiss(Permission("ses_1", "per_unknown", "bash"))
+        await client.dismiss(Question("ses_1", "que_unknown"))
 
 
 async def test_errors_with_a_tag_keep_it_as_their_name(opencode: ScriptedServer) -> None:

@@ -15,7 +15,7 @@ from opencode_async import (
     OpencodeClient,
     OpencodeConnectionError,
     PartDelta,
-    PermissionRule,
+    Permissions,
     SessionNotFoundError,
     Snapshot,
     Timings,
@@ -74,9 +74,9 @@ async def test_agent_model_and_system_reach_the_server(
     client: OpencodeClient, opencode: ScriptedServer
 ) -> None:
     session_id = await client.create_session(
-        title="A script's", permissions=[PermissionRule("bash", "*", "deny")]
+        title="A script's", permissions=Permissions().deny("bash")
     )
-    options = {
+    options: dict[str, Any] = {
         "agent": "plan",
         "model": "scripted/gpt-5-scripted",
         "system": "Speak like a pirate.",
@@ -194,8 +194,8 @@ async def test_leaving_while_the_prompt_is_posted_stops_the_agent(
     session_id = await client.create_session(title="A script's")
     prompt = client.prompt
 
-    async def cancelled_behind_it(*args: Any) -> None:
-        await prompt(*args)
+    async def cancelled_behind_it(*args: Any, **options: Any) -> None:
+        await prompt(*args, **options)
         raise asyncio.CancelledError
 
     monkeypatch.setattr(client, "prompt", cancelled_behind_it)

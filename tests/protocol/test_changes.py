@@ -15,6 +15,10 @@ from opencode_async.protocol.changes import (
     PartAdded,
     PartDelta,
     PartUpdated,
+    PermissionAsked,
+    PermissionResolved,
+    QuestionAsked,
+    QuestionResolved,
     Retrying,
     Snapshot,
     StatusChanged,
@@ -29,6 +33,8 @@ from opencode_async.protocol.todos import Todo
 MESSAGE = {"id": "1", "status": "pending", "parts": [{"id": "p", "type": "text", "content": "Hi"}]}
 TODOS = (Todo("A", "pending", "low"), Todo("B", "cancelled", "high"))
 
+ASK = {"id": "1", "status": "open"}
+
 CHANGES: list[tuple[Change, str]] = [
     (Snapshot(MESSAGE), "snapshot"),
     (MessageAdded(MESSAGE), "message.added"),
@@ -42,6 +48,10 @@ CHANGES: list[tuple[Change, str]] = [
     (TodosChanged(()), "todos"),
     (Retrying(2, "No.", 1795343616264.5), "retrying"),
     (UsageChanged(Usage(0.25, 1, 2, 3, 4)), "usage"),
+    (PermissionAsked(ASK), "permission.asked"),
+    (PermissionResolved(ASK), "permission.resolved"),
+    (QuestionAsked(ASK), "question.asked"),
+    (QuestionResolved(ASK), "question.resolved"),
     (Finished(MESSAGE), "finished"),
 ]
 

@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 
+from opencode_async.protocol.asks import Permission, Question
 from opencode_async.protocol.events import (
     READERS,
+    AskAnswered,
     Event,
     MessagePartDelta,
     MessagePartUpdated,
     MessageUpdated,
-    PermissionAsked,
-    QuestionAsked,
     ServerConnected,
     ServerHeartbeat,
     SessionCreated,
+    SessionDeleted,
     SessionError,
     SessionIdle,
     SessionStatus,
@@ -113,14 +114,28 @@ KNOWN: list[tuple[str, Json, Event, list[str]]] = [
     (
         "permission.asked",
         {"sessionID": S, "id": "per_1", "permission": "bash", "patterns": ["*"], "metadata": {}},
-        PermissionAsked(S, "per_1", "bash"),
+        Permission(S, "per_1", "bash", ("*",), {}),
         ["sessionID", "id", "permission"],
     ),
     (
         "question.asked",
         {"sessionID": S, "id": "que_1", "questions": []},
-        QuestionAsked(S, "que_1"),
+        Question(S, "que_1"),
         ["sessionID", "id"],
+    ),
+    ("session.deleted", {"sessionID": S, "info": {}}, SessionDeleted(S), ["sessionID"]),
+    *(
+        (
+            type_,
+            {"sessionID": S, "requestID": "ask_1", **told},
+            AskAnswered(S, "ask_1", reply),
+            ["sessionID", "requestID"],
+        )
+        for type_, told, reply in (
+            ("permission.replied", {"reply": "once"}, {"reply": "once"}),
+            ("question.replied", {"answers": [["Red"]]}, {"answers": [["Red"]]}),
+            ("question.rejected", {}, {"reject": True}),
+        )
     ),
 ]
 REQUIRED = [(type_, properties, path) for type_, properties, _, paths in KNOWN for path in paths]

@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from opencode_async.protocol.exchange import ERROR_CODES, Exchange, Outcome, TurnError
+from opencode_async.protocol.exchange import (
+    ERROR_CODES,
+    INTERRUPTED,
+    ORPHANED,
+    Exchange,
+    Outcome,
+    TurnError,
+)
+from opencode_async.protocol.ledger import Charge
 from opencode_async.protocol.messages import UpstreamError, Usage, WireMessage
 from opencode_async.protocol.parts import TextPart, ToolPart
 from tests.protocol.wire_events import (
@@ -96,8 +104,46 @@ def test_an_abort_while_the_provider_is_awaited_leaves_neither_error_nor_finish(
     assert ended(completed=True) == Outcome("cancelled", "aborted")
 
 
-def test_a_rejected_permission_or_question_ends_with_the_tool_calls() -> None:
-    assert ended(completed=True, finish="tool-calls") == Outcome("completed", "rejected")
+@pytest.mark.parametrize(
+    "error",
+    [
+        "The user rejected permission to use this specific tool call.",
+        "The user dismissed this question",
+    ],
+)
+def test_a_rejected_permission_or_question_ends_with_the_tool_calls(error: str) -> None:
+    declined = raw_tool("prt_1", "error", error=error)
+    step = answer_info(completed=True, finish="tool-calls")
+    turn = exchange(stored_prompt(), stored(step, declined))
+    assert not turn.stranded
+    assert turn.outcome() == Outcome("completed", "rejected")
+
+
+def test_a_crash_between_two_steps_is_none_although_the_step_is_complete() -> None:
+    step = stored(answer_info(completed=True, finish="tool-calls"), raw_tool("prt_1", "completed"))
+    turn = exchange(stored_prompt(), step)
+    assert turn.stranded
+    assert turn.outcome().error == INTERRUPTED.error
+
+
+def test_a_crash_behind_a_permission_refused_with_words_is_no_end() -> None:
+    error = (
+        "The user rejected permission to use this specific tool call with the following feedback: "
+        "use another command"
+    )
+    step = answer_info(completed=True, finish="tool-calls")
+    turn = exchange(stored_prompt(), stored(step, raw_tool("prt_1", "error", error=error)))
+    assert turn.stranded
+
+
+def test_a_crash_behind_a_compaction_leaves_an_orphan() -> None:
+    turn = exchange(
+        stored_prompt(),
+        *compacted(stored_prompt("msg_copy", created=2300), at=2200),
+        stored(answer_info("msg_2", parent="msg_copy")),
+    )
+    assert (turn.stranded, turn.newest) == (True, False)
+    assert turn.outcome() == ORPHANED
 
 
 def test_a_structured_result_is_a_success_although_it_is_a_tool_call() -> None:
@@ -327,8 +373,14 @@ def test_the_usage_of_answers_and_of_children_is_counted_once_each() -> None:
         answer("msg_2", cost=0.5, tokens=tokens),
     ]
     assert Exchange.read(PROMPT, messages).usage == Usage(0.75, 20, 2, 4, 6)
-    spent = [Usage(1.0, 100, 10, 20, 30), Usage(2.0, 1, 1, 1, 1)]
-    assert Exchange.read(PROMPT, messages, spent).usage == Usage(3.75, 121, 13, 25, 37)
+    spent = [
+        Charge("msg_a", "ses_child", "p/m", Usage(1.0, 100, 10, 20, 30)),
+        Charge("msg_b", "ses_child", "p/m", Usage(2.0, 1, 1, 1, 1)),
+    ]
+    turn = Exchange.read(PROMPT, messages, spent)
+    assert turn.usage == Usage(3.75, 121, 13, 25, 37)
+    assert [charge.message_id for charge in turn.ledger[-2:]] == ["msg_a", "msg_b"]
+    assert len({charge.message_id for charge in turn.ledger}) == 4
 
 
 def test_each_child_is_named_once_in_the_order_of_the_calls() -> None:

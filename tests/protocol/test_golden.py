@@ -11,6 +11,7 @@ import pytest
 from opencode_async.protocol.changes import PartAdded, PartDelta, PartUpdated, ReplyChange
 from opencode_async.protocol.events import Event, event_from_wire
 from opencode_async.protocol.exchange import Exchange
+from opencode_async.protocol.ledger import Charge
 from opencode_async.protocol.messages import WireMessage
 from opencode_async.protocol.parts import Part, TextPart, ToolPart
 from opencode_async.protocol.reply import Reply
@@ -138,6 +139,11 @@ def applied(reply: Reply, events: list[Event]) -> list[ReplyChange]:
     return [change for event in events for change in reply.apply(event)]
 
 
+def own_charges(reply: Reply) -> tuple[Charge, ...]:
+    """Those of the session itself: what its other turns' subagents cost is in the events, too."""
+    return tuple(c for c in reply.ledger if c.session_id == reply.session_id)
+
+
 def test_every_recording_is_classified() -> None:
     assert sorted(OUTCOMES) == NAMES
     assert {name: len(turns_of(name)) for name in NAMES} == {
@@ -168,7 +174,18 @@ def test_the_reply_built_from_events_is_what_rest_holds(name: str, n: int) -> No
     assert replayed(changes) == reply.result()
     assert reply.settled is ((name, n) not in UNSETTLED)
     assert (reply.result() == turn.exchange.parts) is ((name, n) not in UNTOLD)
-    assert (reply.usage == turn.exchange.usage) is ((name, n) not in UNTOLD)
+    assert (own_charges(reply) == turn.exchange.ledger) is ((name, n) not in UNTOLD)
+
+
+@each_turn
+def test_what_subagents_cost_is_what_rest_says_of_each_of_their_answers(name: str, n: int) -> None:
+    turn = turns_of(name)[n]
+    reply = Reply(turn.session_id, turn.prompt_id)
+    applied(reply, list(recording(name).events()))
+    theirs = [m.info for c in reply.children for m in recording(name).truth().get(c, [])]
+    expected = {Charge.of(info) for info in theirs if info.role == "assistant"}
+    assert {c for c in reply.ledger if c.session_id != turn.session_id} == expected
+    assert {c.model for c in reply.ledger} <= {"scripted/scripted", "scripted/gpt-5-scripted"}
 
 
 @each_turn
@@ -200,7 +217,8 @@ def test_a_reply_is_not_settled_before_it_is_whole(name: str, n: int) -> None:
     for event in recording(name).events():
         reply.apply(event)
         if reply.settled:
-            whole = reply.result() == turn.exchange.parts and reply.usage == turn.exchange.usage
+            charged = own_charges(reply) == turn.exchange.ledger
+            whole = reply.result() == turn.exchange.parts and charged
             assert whole is ((name, n) not in RESUMED)
             break
     else:

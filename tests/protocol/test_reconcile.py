@@ -75,10 +75,26 @@ def test_an_empty_text_with_another_behind_it_is_the_truth() -> None:
     ]
 
 
-def test_a_part_that_rest_knew_first_goes_on_with_deltas() -> None:
+def test_a_part_whose_beginning_the_stream_did_not_bring_stands_still_until_its_end() -> None:
     reply = answering()
     reply.reconcile((TextPart(T1, ""),), final=False)
-    assert apply(reply, delta("Hi", T1)) == [PartDelta(0, "Hi")]
+    assert apply(reply, delta(" Hi", T1)) == []
+    end = text(T1, "Oh. Hi", ended=True)
+    assert apply(reply, end) == [PartUpdated(0, TextPart(T1, "Oh. Hi"))]
+
+
+def test_a_part_that_rest_knew_first_goes_on_with_deltas_from_its_beginning() -> None:
+    reply = answering()
+    reply.reconcile((TextPart(T1, ""),), final=False)
+    assert apply(reply, text(T1), delta("Hi", T1)) == [PartDelta(0, "Hi")]
+
+
+def test_a_text_with_a_gap_in_it_stands_still_until_its_end() -> None:
+    reply = answering(text(T1), delta("One", T1))
+    reply.tear()
+    assert apply(reply, delta(" three", T1)) == []
+    assert apply(reply, text(T1, "One two three", ended=True)) == [PartDelta(0, " two three")]
+    assert apply(reply, text(T2), delta("Two", T2)) != []
 
 
 def test_events_from_before_what_rest_told_close_nothing() -> None:
@@ -137,14 +153,14 @@ def test_in_the_end_a_part_that_rest_lacks_is_gone() -> None:
     assert reply.result() == (ONE,)
 
 
-def test_a_takeover_goes_on_from_the_stored_parts() -> None:
+def test_a_takeover_goes_on_behind_the_stored_parts() -> None:
     stored = (ONE, TextPart(T2, "Tw"))
     reply = new_reply(parts=stored)
     assert reply.result() == stored
     assert reply.reconcile((ONE, TextPart(T2, "")), final=False) == []
     reply.accept()
-    apply(reply, delta("o.", T2))
-    assert contents(reply) == ["One.", "Two."]
+    assert apply(reply, delta("?", T2)) == []
+    assert contents(reply) == ["One.", "Tw"]
     changes = apply(reply, text(T2, "Two.", ended=True), answered(completed=True), idle())
     assert replayed(changes, stored) == reply.result() == (ONE, TWO)
     assert reply.settled

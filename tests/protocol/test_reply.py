@@ -42,6 +42,13 @@ from tests.protocol.wire_events import (
 # -- acceptance and rest -----------------------------------------------------------------------
 
 
+def test_an_answer_may_say_that_it_is_the_last_before_it_is_completed() -> None:
+    reply = answering(answered(finish="tool-calls"))
+    assert not reply.concluded
+    apply(reply, answered("msg_2", finish="stop"))
+    assert reply.concluded
+
+
 def test_a_new_reply_is_neither_accepted_nor_settled() -> None:
     reply = new_reply()
     assert (reply.accepted, reply.idle, reply.settled, reply.result()) == (False, False, False, ())

@@ -18,7 +18,15 @@ from sqlalchemy.ext.asyncio import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from opencode_async import ConversationMixin, MessageMixin, Opencode, Server, Tables, Timings
+from opencode_async import (
+    AskMixin,
+    ConversationMixin,
+    MessageMixin,
+    Opencode,
+    Server,
+    Tables,
+    Timings,
+)
 from opencode_async.database_time import database_time
 from opencode_async.models import ConversationT, MessageT
 from opencode_async.observability.error_reporter import Severity
@@ -44,6 +52,12 @@ class Message(MessageMixin, Base):
     conversation_id: Mapped[UUID] = mapped_column(ForeignKey("conversations.id"))
 
 
+class Ask(AskMixin, Base):
+    __tablename__ = "asks"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    message_id: Mapped[UUID] = mapped_column(ForeignKey("messages.id"))
+
+
 class OldBase(DeclarativeBase):
     pass
 
@@ -62,6 +76,12 @@ class Entry(MessageMixin, OldBase):
     tenant_id: Mapped[int] = mapped_column(BigInteger)
     source: Mapped[str]
     __table_args__ = (Index("ix_entries_tenant", "tenant_id"),)
+
+
+class Request(AskMixin, OldBase):
+    __tablename__ = "requests"
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    message_id: Mapped[int] = mapped_column("entry_id", ForeignKey("entries.id"))
 
 
 class Reports:
@@ -149,15 +169,25 @@ async def host(
     server: Server | str,
     *,
     old: bool = False,
+    asks: bool = False,
     expire_on_commit: bool = False,
     pool_size: int = 10,
+    application: str | None = None,
     **options: Any,
 ) -> AsyncIterator[Host[Any, Any]]:
-    """An app on that database with an agent on that server; ``old`` has the older tables."""
+    """An app on that database with an agent on that server; ``old`` has the older tables.
+
+    With ``asks`` people are asked, else what the agent asks is refused.
+
+    ``application`` is what PostgreSQL calls its connections.
+    """
     base, tables = (
-        (OldBase, Tables(Thread, Entry)) if old else (Base, Tables(Conversation, Message))
+        (OldBase, Tables(Thread, Entry, ask=Request if asks else None))
+        if old
+        else (Base, Tables(Conversation, Message, ask=Ask if asks else None))
     )
-    engine = engine_for(url, pool_size=pool_size, max_overflow=0)
+    named = {"server_settings": {"application_name": application}} if application else {}
+    engine = engine_for(url, pool_size=pool_size, max_overflow=0, connect_args=named)
     reports = Reports()
     async with engine.begin() as connection:
         await connection.run_sync(base.metadata.create_all)

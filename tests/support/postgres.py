@@ -12,7 +12,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
@@ -26,6 +26,8 @@ from tests.support.parts import skip_without
 START_TIMEOUT = 30.0
 STOP_TIMEOUT = 10.0
 FAST = ("fsync=off", "synchronous_commit=off", "full_page_writes=off", "max_connections=300")
+# What was committed is with the operating system, which outlives a crash of PostgreSQL's processes.
+KEEPING = ("fsync=off", "synchronous_commit=on", "full_page_writes=on", "max_connections=100")
 
 
 @contextmanager
@@ -37,12 +39,23 @@ def postgres_server() -> Iterator[str]:
     if given := os.environ.get("TEST_POSTGRES_URL"):
         yield given
         return
+    with private_server(FAST) as (_, url):
+        yield url
+
+
+@contextmanager
+def private_server(settings: Sequence[str] = KEEPING) -> Iterator[tuple[PostgresServer, str]]:
+    """A database server to stop, to crash and to start again, and its SQLAlchemy URL."""
     executables = installed_executables()
     with tempfile.TemporaryDirectory(prefix="pg-") as name:
         folder, password, port = Path(name), secrets.token_hex(16), free_port()
         initialize(executables, folder, password)
-        with running(executables, folder, port):
-            yield f"postgresql+asyncpg://postgres:{password}@127.0.0.1:{port}/postgres"
+        server = PostgresServer(executables, folder, port, settings)
+        try:
+            server.start()
+            yield server, f"postgresql+asyncpg://postgres:{password}@127.0.0.1:{port}/postgres"
+        finally:
+            server.stop()
 
 
 @asynccontextmanager
@@ -92,37 +105,63 @@ def initialize(executables: Path, folder: Path, password: str) -> None:
         raise RuntimeError(f"initdb failed:\n{done.stdout}{done.stderr}")
 
 
-@contextmanager
-def running(executables: Path, folder: Path, port: int) -> Iterator[None]:
-    data, log = folder / "data", folder / "log"
-    program = [*unprivileged(), str(executables / "postgres"), "-D", str(data)]
-    where = ["-h", "127.0.0.1", "-p", str(port), "-k", str(folder)]
-    settings = [word for setting in FAST for word in ("-c", setting)]
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [*program, *where, *settings],
-            cwd="/",
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
-        wait_until_ready(process, data / "postmaster.pid", log)
-        yield
-    finally:
-        process.send_signal(signal.SIGINT)  # its "fast shutdown"
+class PostgresServer:
+    """PostgreSQL's process, on the same data and the same port whenever it is started."""
+
+    def __init__(self, executables: Path, folder: Path, port: int, settings: Sequence[str]) -> None:
+        where = ["-h", "127.0.0.1", "-p", str(port), "-k", str(folder)]
+        named = [word for setting in settings for word in ("-c", setting)]
+        self._program = [
+            *unprivileged(),
+            *(str(executables / "postgres"), "-D", str(folder / "data")),
+            *(*where, *named),
+        ]
+        self._status, self._log = folder / "data" / "postmaster.pid", folder / "log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it and wait until it accepts connections (0.3 s)."""
+        deadline = time.monotonic() + START_TIMEOUT
+        while not self._starts(deadline):
+            # Behind a crash the other processes hold the data for a moment longer.
+            if time.monotonic() > deadline:
+                log = self._log.read_text(errors="replace")
+                raise RuntimeError(f"PostgreSQL did not start:\n{log}")
+
+    def stop(self) -> None:
+        """Its "fast shutdown": whoever is connected is told and disconnected."""
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGINT)
         try:
-            process.wait(STOP_TIMEOUT)
+            self._process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
-            process.kill()  # the other processes end by themselves when this one is gone
-            process.wait()
+            self.crash()
+        self._process = None
 
+    def crash(self) -> None:
+        """Kill it; the other processes end by themselves when this one is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
 
-def wait_until_ready(process: subprocess.Popen[bytes], status: Path, log: Path) -> None:
-    """PostgreSQL writes "ready" into its pid file once it accepts connections."""
-    deadline = time.monotonic() + START_TIMEOUT
-    while not (status.exists() and "ready" in status.read_text()):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"PostgreSQL did not start:\n{log.read_text(errors='replace')}")
-        time.sleep(0.02)
+    def _starts(self, deadline: float) -> bool:
+        with self._log.open("ab") as output:
+            process = subprocess.Popen(
+                self._program,
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._process = process
+        while process.poll() is None and time.monotonic() < deadline:
+            # It writes "ready" into its pid file; that of one that crashed is there until then.
+            status = self._status.read_text() if self._status.exists() else ""
+            if status.startswith(f"{process.pid}\n") and "ready" in status:
+                return True
+            time.sleep(0.02)
+        self.crash()
+        return False

@@ -12,6 +12,10 @@ from opencode_async import (
     PartAdded,
     PartDelta,
     PartUpdated,
+    PermissionAsked,
+    PermissionResolved,
+    QuestionAsked,
+    QuestionResolved,
     Retrying,
     Snapshot,
     StatusChanged,
@@ -30,6 +34,8 @@ def replay(changes: Iterable[Change]) -> tuple[dict[str, Any], dict[str, Any] | 
         match change:
             case Snapshot(message) | MessageAdded(message):
                 state = {**message, "parts": [dict(part) for part in message["parts"]]}
+                for asks in ("permissions", "questions"):
+                    state[asks] = list(message.get(asks, ()))  # a client's stream has none
             case StatusChanged(status):
                 state["status"] = status
             case PartAdded(index, part):
@@ -43,11 +49,24 @@ def replay(changes: Iterable[Change]) -> tuple[dict[str, Any], dict[str, Any] | 
                 state["todos"] = [todo.to_json() for todo in todos]
             case UsageChanged(usage):
                 state |= usage.to_json()
+            case PermissionAsked(ask) | PermissionResolved(ask):
+                put(state["permissions"], ask)
+            case QuestionAsked(ask) | QuestionResolved(ask):
+                put(state["questions"], ask)
             case Retrying():
                 pass
             case Finished(message):
                 finished = dict(message)
     return state, finished
+
+
+def put(asks: list[Any], ask: Any) -> None:
+    """The ask takes the place of what was known of it, or a new one."""
+    for index, known in enumerate(asks):
+        if known["id"] == ask["id"]:
+            asks[index] = ask
+            return
+    asks.append(ask)
 
 
 def replay_events(events: Iterable[Sse]) -> tuple[dict[str, Any], dict[str, Any] | None]:

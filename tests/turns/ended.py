@@ -41,6 +41,12 @@ def answers_in(messages: list[Json]) -> list[Json]:
     return [message for message in messages if message["info"]["role"] == "assistant"]
 
 
+def texts(answers: list[Json]) -> list[str]:
+    """What was said and thought in them."""
+    kinds = ("text", "reasoning")
+    return [p["text"] for m in answers for p in m["parts"] if p["type"] in kinds]
+
+
 async def rest_of(app: Host[Any, Any], row: Any) -> list[Json]:
     """The answers to a turn's prompt."""
     messages = await messages_of(app, await app.session_id(row))

@@ -16,7 +16,7 @@ from opencode_async.turns.message import message_json
 from tests.support.hosts import Host, host, nowhere
 from tests.support.proxy import Proxy
 from tests.support.replay import assert_replay_is
-from tests.turns.ended import Ended, ended
+from tests.turns.ended import Ended, ended, texts
 
 TIMINGS = Timings(lease=9.0, look=1.0, settle=0.3, snapshot=0.1)
 # The model takes longer for a word than a turn that seems over is waited for.
@@ -130,11 +130,6 @@ def edited(edit: Callable[[Json, str], Frames]) -> Callable[[bytes], Iterable[by
             yield b"data: " + changed.encode()
 
     return frames
-
-
-def texts(answers: list[Json]) -> list[str]:
-    kinds = ("text", "reasoning")
-    return [p["text"] for m in answers for p in m["parts"] if p["type"] in kinds]
 
 
 async def all_scripts(app: Host[Any, Any]) -> list[Ended]:

@@ -19,7 +19,7 @@ from opencode_async import (
     Opencode,
     OpencodeClient,
     Part,
-    PermissionRule,
+    Permissions,
     ReplyObserver,
     Server,
     Session,
@@ -73,8 +73,15 @@ class ToWebsockets(ReplyObserver):
 
 
 async def settings_for(thread: Thread) -> TurnSettings:
-    rules = [PermissionRule("bash", "*", "deny")] if thread.plan == "free" else []
+    rules = Permissions.unattended()
+    if thread.plan == "free":
+        rules = rules.deny("bash").allow("bash", "git status*")
     return TurnSettings(system=f"You work for tenant {thread.tenant_id}.", permissions=rules)
+
+
+async def client_for(thread: Thread) -> Server:
+    """A server for each tenant."""
+    return Server(f"http://opencode-{thread.tenant_id}:4096", password="secret")
 
 
 class Queue:
@@ -90,6 +97,12 @@ async def enqueue(entry: Entry) -> None:
 
 async def bill(result: TurnResult) -> None:
     print(result.message_id, result.cost, result.input_tokens + result.output_tokens)
+    for charge in result.ledger:
+        print(charge.session_id, charge.model, charge.usage.cost)
+
+
+async def solvent(thread: Thread, spent: float) -> bool:
+    return thread.plan != "free" or spent < 0.1
 
 
 engine = create_async_engine("postgresql+asyncpg://localhost/app")
@@ -99,9 +112,11 @@ agent = Opencode(
     sessions,
     Tables(Thread, Entry),
     settings_for=settings_for,
+    client_for=client_for,
     dispatch=enqueue,
     observer_factory=ToWebsockets,
     on_turn_finished=bill,
+    may_spend=solvent,
 )
 
 

@@ -1,6 +1,7 @@
 """What a stream holds while it is open, and how it says goodbye."""
 
 # No postponed annotations: FastAPI resolves those of nested functions from the module's names.
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
@@ -63,6 +64,27 @@ async def test_fifty_open_streams_hold_no_database_connection(
             ends = [[e.event async for e in stream][-1] for stream in streams]
         assert ends == ["finished"] * FOLLOWERS
         await app.holds_no_connection()
+
+
+async def test_many_streams_that_open_at_once_do_not_wait_for_each_others_connections(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    """Each request's ``access`` has one of the pool's, and the route needs one."""
+    async with host(database_url, opencode, pool_size=5) as app, serving(app_with_db(app)) as web:
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:hang Wait.")
+        paths = [
+            f"/agent/messages/{message.id}/events",
+            f"/agent/conversations/{message.conversation_id}/events",
+        ]
+
+        async def first(path: str) -> str:
+            async with listening(web, path) as events:
+                return (await anext(events)).event
+
+        async with asyncio.timeout(20):
+            firsts = await asyncio.gather(*(first(path) for path in paths * 10))
+        await app.agent.turns.stop(message.id, within=5)
+    assert {*firsts} <= {"snapshot", "message.added"}
 
 
 async def test_a_stream_is_not_buffered_and_says_when_to_come_back(

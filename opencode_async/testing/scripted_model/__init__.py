@@ -36,7 +36,7 @@ question {n,multiple}            the question tool, then text
 task {prompt,agent,background}   the task (subagent) tool, then text; the prompt of the child
                                  session may be a script
 webfetch {url}                   the webfetch tool, then text
-multi                            two write calls in one step, then text
+multi [{name,args},...]          tool calls all in one step (two of write), then text
 tools [{name,args},...]          any tool calls, one step each, then text
 badargs                          a tool call whose arguments are not valid JSON
 unknowntool                      a call to a tool that does not exist

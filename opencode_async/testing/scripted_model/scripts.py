@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opencode_async.testing.scripted_model.request import Script
-from opencode_async.testing.scripted_model.tools import Call, tool_steps
+from opencode_async.testing.scripted_model.tools import Call, calls_in, tool_steps
 
 DEFAULT_TEXT = "Hello from the scripted model. Every word is one delta."
 
@@ -112,8 +112,8 @@ def tool_step(script: Script, steps: list[Call]) -> Iterator[Event]:
 def multi(script: Script) -> Iterator[Event]:
     if script.step == 0:
         files = {"a.txt": "A\n", "b.txt": "B\n"}
-        writes = (("write", {"filePath": path, "content": files[path]}) for path in files)
-        yield from call(*writes)
+        writes = [("write", {"filePath": path, "content": files[path]}) for path in files]
+        yield from call(*(calls_in(script) or writes))
     else:
         yield from say("Finished multi.")
 

@@ -43,10 +43,15 @@ def tool_steps(script: Script) -> list[Call] | None:
             url = given.get("url", "http://127.0.0.1:9/")
             return [("webfetch", {"url": url, "format": "text", "timeout": 2})]
         case "tools":
-            return [(call["name"], call.get("args", {})) for call in given.get("value", [])]
+            return calls_in(script)
         case "unknowntool":
             return [("no_such_tool", {"value": 1})]
     return None
+
+
+def calls_in(script: Script) -> list[Call]:
+    """The calls that the script's argument lists."""
+    return [(call["name"], call.get("args", {})) for call in script.options().get("value", [])]
 
 
 def bash(command: str, description: str) -> Call:

@@ -1,0 +1,41 @@
+"""Where an OpenCode server works, and where in it a conversation's sandbox is."""
+
+from __future__ import annotations
+
+import posixpath
+from dataclasses import dataclass
+from typing import Self
+
+from opencode_async.protocol.wire import mapping, text
+
+
+@dataclass(frozen=True, slots=True)
+class Paths:
+    """A server's ``directory`` and the git ``worktree`` it is in, without git ``/``.
+
+    Both absolute and without symbolic links, also where the server was given one. Tools resolve
+    relative paths against the directory and follow no link in what is matched against rules: a
+    path through a link to the directory is outside of it (OpenCode 1.18.33, measured).
+    """
+
+    directory: str
+    worktree: str
+
+    @classmethod
+    def from_wire(cls, value: object) -> Self:
+        """The answer of ``GET /path``."""
+        paths = mapping(value)
+        return cls(text(paths, "directory"), text(paths, "worktree"))
+
+    def sandbox(self, key: str) -> str:
+        """The folder of the conversation with that ``sandbox_key``; ``ValueError`` for no name."""
+        if key in ("", ".", "..") or any(separator in key for separator in "/\\\0"):
+            raise ValueError(f"a sandbox_key is the name of a folder, not {key!r}")
+        return posixpath.join(self.directory, "sandbox", key)
+
+    def pattern(self, path: str) -> str:
+        """The path as ``read`` and ``edit`` match it, relative to the work tree.
+
+        A pattern has no way to say that a ``*`` in it is one: ``?`` matches little more.
+        """
+        return posixpath.relpath(path, self.worktree).replace("*", "?")

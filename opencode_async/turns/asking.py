@@ -1,0 +1,192 @@
+"""The worker's side of what the agent asks: each ask is stored or decided, each reply passed on.
+
+All that is said to OpenCode about an ask is said here, by the worker that runs the turn. Whoever
+answers only sets the row's reply, so an answer survives whatever happens to either.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+from opencode_async.client.client import OpencodeClient
+from opencode_async.errors import LeaseLost, NotFoundError, OpencodeError
+from opencode_async.models import AskMixin
+from opencode_async.protocol.asks import PERMISSION, QUESTION, Ask, AskPolicy, Permission, kind_of
+from opencode_async.protocol.changes import (
+    AskChange,
+    PermissionAsked,
+    PermissionResolved,
+    QuestionAsked,
+    QuestionResolved,
+)
+from opencode_async.protocol.events import AskAnswered
+from opencode_async.turns.ask_rows import AskRows
+from opencode_async.turns.asks import (
+    ANSWERED,
+    ANSWERING,
+    DEADLINE,
+    EXPIRED,
+    GONE,
+    OPEN,
+)
+from opencode_async.turns.deciding import Deciding
+from opencode_async.turns.message import ask_json
+from opencode_async.turns.snapshots import happens
+
+ASKED: Mapping[str, type[PermissionAsked | QuestionAsked]] = {
+    PERMISSION: PermissionAsked,
+    QUESTION: QuestionAsked,
+}
+RESOLVED: Mapping[str, type[PermissionResolved | QuestionResolved]] = {
+    PERMISSION: PermissionResolved,
+    QUESTION: QuestionResolved,
+}
+
+
+class Asking:
+    """The asks of one turn in the hands of its worker."""
+
+    def __init__(
+        self,
+        rows: AskRows,
+        client: OpencodeClient,
+        deciding: Deciding,
+        policy: AskPolicy,
+        *,
+        poll: float,
+        check_lease: Callable[[], Awaitable[None]],
+        tell: Callable[[Sequence[AskChange]], Awaitable[None]],
+    ) -> None:
+        self._rows = rows
+        self._client = client
+        self._deciding = deciding
+        self._policy = policy
+        self._poll = poll
+        self._check_lease = check_lease
+        self._tell = tell
+        # OpenCode's ids of what this worker has in hand, saw open, sent a reply to.
+        self._taken: set[str] = set()
+        self._seen_open: set[str] = set()
+        self._sent: set[str] = set()
+        self._waiting = False
+        self._news = asyncio.Event()
+        self._over = False
+
+    def start(self) -> None:
+        """Begin to pass answers on, from whichever process they come."""
+        self._deciding.begin(self._pass_on())
+
+    async def end(self) -> None:
+        """Pass on what is answered, within a deadline, and then no more."""
+        self._over = True
+        self._news.set()
+        await self._deciding.end()
+
+    def heed(self) -> None:
+        """There may be answers: look at the rows."""
+        self._waiting = True
+        self._news.set()
+
+    async def asked(self, ask: Ask) -> None:
+        """The agent waits for that: somebody is to answer it."""
+        if ask.id not in self._taken and not self._over:
+            self._taken.add(ask.id)
+            self._deciding.begin(self._take(ask))
+
+    async def answered(self, answered: AskAnswered) -> None:
+        """OpenCode has a reply: ours, or one given past us, to its own terminal, say."""
+        reply = {"status": ANSWERED, "reply": dict(answered.reply)}
+        row = await self._rows.of(answered.id)
+        if row is not None and row.status == OPEN:
+            await self._settle(row, **reply)
+
+    async def listed(self, asks: Sequence[Ask]) -> None:
+        """These are all that OpenCode waits for: take up what was missed, end what is gone."""
+        known = {row.upstream_id: row for row in await self._rows.all()}
+        for ask in asks:
+            row = known.pop(ask.id, None)
+            if row is None:
+                await self.asked(ask)
+                continue
+            self._taken.add(ask.id)
+            if row.status == OPEN:
+                self._seen_open.add(ask.id)
+            elif row.status in (ANSWERED, EXPIRED):
+                # Whoever said so was gone before OpenCode had heard of it.
+                await self._rows.set(row, status=ANSWERING)
+        for row in known.values():
+            if row.status == OPEN:
+                await self._settle(row, status=GONE)
+        self.heed()
+
+    async def _take(self, ask: Ask) -> None:
+        try:
+            if (ruled := self._deciding.ruled(ask)) is not None:
+                await self._reply(ask, ruled)
+                return
+            reply, by = None, None
+            if isinstance(ask, Permission) and await self._rows.grant(ask):
+                reply, by = {"reply": "once"}, "always"
+            elif decided := await self._deciding.reply_to(ask):
+                reply, by = decided, "decide"
+            row = await self._rows.add(ask, reply, by, within=self._policy.within)
+            if row is None:
+                return
+            self._seen_open.add(ask.id)
+            if row.status == OPEN:
+                await self._tell([ASKED[kind_of(ask)](ask_json(row))])
+            self.heed()
+        except LeaseLost:
+            raise
+        except Exception as error:
+            self._deciding.failed(error)
+            self._taken.discard(ask.id)  # the next look at REST finds it again
+
+    async def _reply(self, ask: Ask, reply: Mapping[str, Any]) -> None:
+        """Reply to what is no person's to answer; nothing is stored of it."""
+        with suppress(NotFoundError):  # answered by the worker before, say
+            await self._client.reply(ask.id, kind_of(ask), reply)
+
+    async def _pass_on(self) -> None:
+        over = False
+        while not over:
+            await happens(self._news, within=self._poll if self._waiting else None)
+            self._news.clear()
+            over = self._over
+            try:
+                await self._rows.expire(self._policy)
+                pending = await self._rows.pending()
+                self._waiting = bool(pending)
+                for row in pending:
+                    if row.status == ANSWERING:
+                        await self._send(row)
+            except LeaseLost:
+                raise
+            except Exception as error:
+                self._deciding.failed(error)
+
+    async def _send(self, row: AskMixin) -> None:
+        await self._check_lease()
+        ask_id = row.upstream_id or ""
+        done = EXPIRED if row.answered_by == DEADLINE else ANSWERED
+        first = ask_id in self._seen_open and ask_id not in self._sent
+        self._sent.add(ask_id)
+        try:
+            await self._client.reply(ask_id, row.kind or "", row.reply or {})
+        except NotFoundError:
+            # It is gone, unless an earlier attempt, or another worker's, was what ended it.
+            done = GONE if first else done
+        except OpencodeError as error:
+            if first:  # tried again; who listens to the answer tells of a server that is away
+                self._deciding.failed(error)
+            return
+        await self._settle(row, status=done)
+
+    async def _settle(self, row: AskMixin, **values: Any) -> None:
+        """End the ask, unless another one did since, and tell of it."""
+        ended = await self._rows.set(row, **values)
+        if ended is not None:
+            await self._tell([RESOLVED[ended.kind or ""](ask_json(ended))])
