@@ -29,13 +29,13 @@ from opencode_async.protocol.asks import (
     kind_of,
 )
 from opencode_async.protocol.exchange import Exchange
-from opencode_async.protocol.ledger import Charge
 from opencode_async.protocol.limits import Limits
 from opencode_async.protocol.messages import WireMessage
 from opencode_async.protocol.paths import Paths
 from opencode_async.protocol.permissions import Permissions, Rule
 from opencode_async.protocol.prompt import check_model, new_part_id, new_prompt_id, prompt_body
 from opencode_async.protocol.session_rules import agent_rules_from_wire, rules_from_wire
+from opencode_async.protocol.subagents import Subagent, child_of
 from opencode_async.protocol.wire import mapping, objects, text
 
 # A server that is starting accepts connections 0.3 s early and never answers what it is asked on
@@ -158,13 +158,14 @@ class OpencodeClient:
         """
         with suppress(SessionNotFoundError):
             for child in await self.children(session_id):
-                await self.abort_tree(child)
+                await self.abort_tree(child.session_id)
         await self.abort(session_id)
 
-    async def children(self, session_id: str) -> list[str]:
-        """The ids of the sessions that subagents of this one ran in."""
+    async def children(self, session_id: str) -> list[Subagent]:
+        """The sessions that subagents of this one ran in."""
+        path = f"/session/{session_id}/children"
         return await self.http.read(
-            lambda v: [_id(child) for child in objects(v)], "GET", f"/session/{session_id}/children"
+            lambda v: [Subagent.from_wire(child) for child in objects(v)], "GET", path
         )
 
     def stream(
@@ -224,19 +225,18 @@ class OpencodeClient:
         return MessagePage(found, response.headers.get("X-Next-Cursor"))
 
     async def exchange(self, session_id: str, prompt_id: str) -> Exchange:
-        """The turn of that prompt, paged back from the newest message; children's cost included."""
+        """The turn of that prompt, paged back from the newest message; with its subagents'."""
         messages = await self._since(session_id, prompt_id)
         turn = Exchange.read(prompt_id, messages)
-        if not turn.children:
+        if not turn.delegates:
             return turn
         # Posting again moves the prompt's own time, but not that of answers it already had.
         began = [m.info.created for m in turn.answers]
         began += [m.info.created for m in messages if m.info.id == prompt_id]
-        start = min(began)
-        spent: list[Charge] = []
-        for child in turn.children:
-            spent += await self._spent(child, start)
-        return Exchange.read(prompt_id, messages, spent)
+        children: list[Subagent] = []
+        theirs: dict[str, list[WireMessage]] = {}
+        await self._delegated(session_id, turn.answers, min(began), children, theirs)
+        return Exchange.read(prompt_id, messages, children, theirs)
 
     async def _since(self, session_id: str, prompt_id: str) -> list[WireMessage]:
         messages: list[WireMessage] = []
@@ -246,20 +246,37 @@ class OpencodeClient:
                 break
         return messages
 
-    async def _spent(self, session_id: str, start: float) -> list[Charge]:
-        """What a child's answers since ``start`` cost, its own children's too.
+    async def _delegated(
+        self,
+        session_id: str,
+        answers: Sequence[WireMessage],
+        start: float,
+        children: list[Subagent],
+        theirs: dict[str, list[WireMessage]],
+    ) -> None:
+        """Collect the subagents of a session since ``start``, and what each answered since then.
 
         OpenCode does not add a child's cost to its parent's (1.18.33, measured). What a child cost
         that was deleted is not known any more.
         """
-        spent: list[Charge] = []
+        with suppress(SessionNotFoundError):
+            started = [c for c in await self.children(session_id) if c.created >= start]
+            children += sorted(started, key=lambda child: child.created)
+            # A call may also have gone on with a subagent of an earlier turn.
+            named = [child_of(part) for message in answers for part in message.parts]
+            for child in dict.fromkeys([c.session_id for c in started] + named):
+                if child is not None and child not in theirs:
+                    made = theirs[child] = await self._answered_since(child, start)
+                    await self._delegated(child, made, start, children, theirs)
+
+    async def _answered_since(self, session_id: str, start: float) -> list[WireMessage]:
+        messages: list[WireMessage] = []
         with suppress(SessionNotFoundError):
             async for page in self._pages(session_id):
-                answers = (m.info for m in page if m.info.role == "assistant")
-                spent += [Charge.of(info) for info in answers if info.created >= start]
-            for child in await self.children(session_id):
-                spent += await self._spent(child, start)
-        return spent
+                messages = page + messages
+                if page and page[0].info.created < start:
+                    break
+        return [m for m in messages if m.info.role == "assistant" and m.info.created >= start]
 
     async def _pages(self, session_id: str) -> AsyncIterator[list[WireMessage]]:
         """A session's messages from the newest page back, each page oldest first.

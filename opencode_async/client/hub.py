@@ -189,8 +189,8 @@ class EventHub:
             case ServerConnected():
                 self._now_connected()
                 return True
-            case SessionCreated(session_id, parent_id) if parent_id is not None:
-                for subscription in tuple(self._subscriptions.get(parent_id, ())):
+            case SessionCreated(session_id, subagent) if subagent is not None:
+                for subscription in tuple(self._subscriptions.get(subagent.parent_id, ())):
                     self.adopt(subscription, session_id)
         for subscription in self._subscriptions.get(event.session_id, ()):
             subscription.put(event)

@@ -15,6 +15,7 @@ from typing import Any
 from opencode_async.protocol.asks import Permission, Question
 from opencode_async.protocol.messages import MessageInfo, UpstreamError
 from opencode_async.protocol.parts import Part, part_from_wire
+from opencode_async.protocol.subagents import Subagent
 from opencode_async.protocol.todos import Todo, todos_from_wire
 from opencode_async.protocol.wire import Malformed, mapping, number, optional_text, text
 
@@ -31,8 +32,10 @@ class ServerHeartbeat:
 
 @dataclass(frozen=True, slots=True)
 class SessionCreated:
+    """``subagent`` if it is one's, a child of another session."""
+
     session_id: str
-    parent_id: str | None
+    subagent: Subagent | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,9 @@ def event_from_wire(frame: object) -> Event | None:
 
 
 def _created(p: Mapping[str, Any]) -> SessionCreated:
-    return SessionCreated(text(p, "sessionID"), optional_text(mapping(p.get("info")), "parentID"))
+    info = mapping(p.get("info"), "info")
+    child = Subagent.from_wire(info) if info.get("parentID") is not None else None
+    return SessionCreated(text(p, "sessionID"), child)
 
 
 def _status(p: Mapping[str, Any]) -> SessionStatus:

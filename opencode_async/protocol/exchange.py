@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Literal, Self
 
 from opencode_async.protocol.ledger import Charge
 from opencode_async.protocol.lineage import Lineage
 from opencode_async.protocol.messages import ABORTED, UpstreamError, Usage, WireMessage
 from opencode_async.protocol.parts import Part, ToolPart, interrupted
+from opencode_async.protocol.subagents import Subagent, child_of, is_task, linked
 
 TerminalStatus = Literal["completed", "cancelled", "error"]
 
@@ -52,19 +54,29 @@ class Exchange:
     """One turn's messages.
 
     ``accepted``: our prompt is there, with its parts. ``newest``: no other prompt came after it.
-    ``ledger``: what each step cost, children's and compactions' included.
+    ``theirs``: what the subagents answered, by their sessions. ``ledger``: what each step cost,
+    children's and compactions' included.
     """
 
     accepted: bool
     newest: bool
     answers: tuple[WireMessage, ...]
+    theirs: Mapping[str, tuple[WireMessage, ...]]
     ledger: tuple[Charge, ...]
 
     @classmethod
     def read(
-        cls, prompt_id: str, messages: Iterable[WireMessage], spent: Sequence[Charge] = ()
+        cls,
+        prompt_id: str,
+        messages: Iterable[WireMessage],
+        children: Sequence[Subagent] = (),
+        theirs: Mapping[str, Sequence[WireMessage]] = MappingProxyType({}),
     ) -> Self:
-        """Pick the turn out of a session's messages, oldest first; ``spent`` by children."""
+        """Pick the turn out of a session's messages, oldest first.
+
+        ``children`` are the subagents that were started meanwhile, oldest first; ``theirs`` what
+        these and those that the calls themselves name have answered in this turn.
+        """
         lineage = Lineage(prompt_id)
         accepted, newest = False, True
         made: list[WireMessage] = []
@@ -77,11 +89,13 @@ class Exchange:
                     lineage.compaction(message.info.id)
             elif lineage.owns(message.info):
                 made.append(message)
+        everything = (*made, *(m for answers in theirs.values() for m in answers))
         return cls(
             accepted=accepted,
             newest=newest,
-            answers=tuple(m for m in made if not m.info.summary),
-            ledger=(*(Charge.of(m.info) for m in made), *spent),
+            answers=_shown(made, children),
+            theirs={key: _shown(answers, children) for key, answers in theirs.items()},
+            ledger=tuple(Charge.of(message.info) for message in everything),
         )
 
     @property
@@ -112,20 +126,34 @@ class Exchange:
         return on_its_way and not any(map(_is_declined, self.answers[-1].parts))
 
     @property
+    def delegates(self) -> bool:
+        """Whether a call of the answers had a subagent work."""
+        return any(is_task(part) for message in self.answers for part in message.parts)
+
+    @property
     def parts(self) -> tuple[Part, ...]:
-        """The answers' parts in order."""
-        return tuple(part for message in self.answers for part in message.parts)
+        """The answers' parts in order, a subagent's behind the call that started it."""
+        return tuple(self._told(self.answers, None, set()))
 
     @property
     def final_parts(self) -> tuple[Part, ...]:
         """The parts of a turn that is over: a tool still running will never end."""
         return tuple(interrupted(part) for part in self.parts)
 
+    def _told(
+        self, answers: Iterable[WireMessage], subagent: str | None, seen: set[str]
+    ) -> Iterator[Part]:
+        for part in (part for message in answers for part in message.parts):
+            yield part if subagent is None else replace(part, subagent=subagent)
+            child = child_of(part)
+            if child is not None and child not in seen:
+                seen.add(child)
+                yield from self._told(self.theirs.get(child, ()), child, seen)
+
     @property
     def children(self) -> tuple[str, ...]:
-        """The sessions of the subagents that the answers started."""
-        ids = (p.session_id for p in self.parts if isinstance(p, ToolPart) and p.session_id)
-        return tuple(dict.fromkeys(ids))
+        """The sessions of the subagents, of the answers and of one another."""
+        return tuple(dict.fromkeys(filter(None, map(child_of, self.parts))))
 
     def outcome(self, error: UpstreamError | None = None) -> Outcome:
         """How the turn ended; ``error`` is the stream's last one, for turns that left no answer."""
@@ -148,6 +176,19 @@ class Exchange:
             case "error":
                 return failed(error or UpstreamError("UnknownError", "The model call failed."))
         return Outcome("completed", info.finish.replace("-", "_"))
+
+
+def _shown(made: Iterable[WireMessage], children: Sequence[Subagent]) -> tuple[WireMessage, ...]:
+    """The answers among one session's messages, their calls with the subagents they started."""
+    answers = [message for message in made if not message.info.summary]
+    own = {message.info.session_id for message in answers}
+    parts = iter(
+        linked(
+            (part for message in answers for part in message.parts),
+            (child for child in children if child.parent_id in own),
+        )
+    )
+    return tuple(replace(m, parts=tuple(next(parts) for _ in m.parts)) for m in answers)
 
 
 def _is_declined(part: Part) -> bool:

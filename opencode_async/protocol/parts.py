@@ -2,6 +2,9 @@
 
 Streaming and recovery meet here. A part read from an event, from a REST answer or from a stored row
 is the same frozen value, so comparing two of them decides whether followers must be told anything.
+
+What a subagent says and does are parts among the others: ``subagent`` is its session, the
+``session_id`` of the ``task`` call that started it and that stands before them.
 """
 
 from __future__ import annotations
@@ -18,13 +21,14 @@ INTERRUPTED = "interrupted"
 
 @dataclass(frozen=True, slots=True)
 class TextPart:
-    """A stretch of the answer's text."""
+    """A stretch of the answer's text, or of a subagent's."""
 
     id: str
     content: str
+    subagent: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, "type": "text", "content": self.content}
+        return {"id": self.id, "type": "text", "content": self.content} | _whose(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +37,10 @@ class ReasoningPart:
 
     id: str
     content: str
+    subagent: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        return {"id": self.id, "type": "reasoning", "content": self.content}
+        return {"id": self.id, "type": "reasoning", "content": self.content} | _whose(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class ToolPart:
     error: str | None = None
     metadata: Mapping[str, Any] | None = None
     session_id: str | None = None
+    subagent: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         required = {
@@ -73,7 +79,8 @@ class ToolPart:
             "metadata": self.metadata,
             "session_id": self.session_id,
         }
-        return required | {key: value for key, value in optional.items() if value is not None}
+        given = {key: value for key, value in optional.items() if value is not None}
+        return required | given | _whose(self)
 
 
 Part = TextPart | ReasoningPart | ToolPart
@@ -133,5 +140,13 @@ def interrupted(part: Part) -> Part:
 
 
 def joined(parts: Iterable[Part], kind: type[TextPart] | type[ReasoningPart]) -> str:
-    """The contents of that kind of part, in order, joined by a blank line, empty ones left out."""
-    return "\n\n".join(p.content for p in parts if isinstance(p, kind) and p.content)
+    """The contents of that kind of part, in order, joined by a blank line.
+
+    Empty ones are left out, and what subagents said.
+    """
+    own = (p for p in parts if isinstance(p, kind) and p.subagent is None)
+    return "\n\n".join(p.content for p in own if p.content)
+
+
+def _whose(part: Part) -> dict[str, str]:
+    return {} if part.subagent is None else {"subagent": part.subagent}

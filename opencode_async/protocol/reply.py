@@ -1,8 +1,9 @@
 """The reply as it grows: ``apply(event) -> changes``.
 
-Responsibilities: which events belong to our turn; the parts in their order, with their text; what
-each step cost; whether our prompt was accepted; whether the session has come to rest since. Not
-responsibilities: IO, time, storing, deciding how the turn ended (read from REST, see ``exchange``).
+Responsibilities: which events belong to our turn; the parts in their order, with their text,
+subagents' among them; what each step cost; whether our prompt was accepted; whether the session has
+come to rest since. Not responsibilities: IO, time, storing, deciding how the turn ended (read from
+REST, see ``exchange``).
 
 What made it a state machine of its own: text arrives as deltas whose sum exists nowhere else until
 the part ends; ``session.idle`` can be an earlier turn's, can come twice and can come before the
@@ -11,7 +12,7 @@ last ``message.updated``; a failed attempt's text is silently void (OpenCode 1.1
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -40,6 +41,7 @@ from opencode_async.protocol.ledger import Charge
 from opencode_async.protocol.lineage import Lineage
 from opencode_async.protocol.messages import ABORTED, MessageInfo, UpstreamError, Usage
 from opencode_async.protocol.parts import Part, ReasoningPart, TextPart, ToolPart, joined
+from opencode_async.protocol.subagents import Subagent, child_of, is_task, linked
 from opencode_async.protocol.todos import Todo, todos_of
 
 Changes = list[ReplyChange]
@@ -62,14 +64,15 @@ class Reply:
         self.idle = False
         self.error: UpstreamError | None = None
         self.todos: tuple[Todo, ...] = ()
-        self.children: set[str] = set()
         self._lineage = Lineage(prompt_id)
         self._parts: list[Part] = []
         self._text: list[list[str]] = []
         self._index: dict[str, int] = {}
         self._open: set[int] = set()
         self._torn: set[str] = set()
-        self._answers: dict[str, MessageInfo] = {}
+        self._subagents: dict[str, Subagent] = {}
+        # Of our session, and of each subagent's whose call is known.
+        self._answers: dict[str, dict[str, MessageInfo]] = {session_id: {}}
         self._ledger = {charge.message_id: charge for charge in ledger}
         self._early: dict[str, list[Event]] = {}
         self._early_count = 0
@@ -87,7 +90,7 @@ class Reply:
     @property
     def begun(self) -> bool:
         """Whether there is an answer, however short."""
-        return bool(self._answers)
+        return self._newest is not None
 
     @property
     def concluded(self) -> bool:
@@ -97,7 +100,7 @@ class Reply:
     @property
     def steps(self) -> int:
         """How many answers there are: calls of the model."""
-        return len(self._answers)
+        return len(self._answers[self.session_id])
 
     @property
     def has_parts(self) -> bool:
@@ -128,23 +131,22 @@ class Reply:
 
     def apply(self, event: Event) -> Changes:
         """Take in one event of our session or a child's; what followers must be told comes back."""
+        if isinstance(event, SessionCreated):
+            return self._started(event.subagent)
+        session_id = getattr(event, "session_id", None)
+        if session_id not in self._answers:
+            return self._hold(event, session_id) if session_id in self._subagents else []
         match event:
-            case SessionCreated(session_id, parent_id):
-                if parent_id == self.session_id or parent_id in self.children:
-                    self.children.add(session_id)
-                return []
-            case MessageUpdated(session_id, info) if session_id in self.children:
-                return self.charge([Charge.of(info)]) if info.role == "assistant" else []
-            case _ if getattr(event, "session_id", None) != self.session_id:
-                return []
             case MessagePartDelta():
                 return self._delta(event)
             case MessagePartUpdated():
                 return self._part_updated(event)
-            case MessageUpdated(info=info):
-                return self._message(info)
+            case MessageUpdated():
+                return self._message(event)
             case SessionStatus():
                 return self._status(event)
+            case _ if session_id != self.session_id:
+                return []
             case SessionIdle():
                 self.idle = self.accepted
                 return []
@@ -172,11 +174,14 @@ class Reply:
 
     def catch_up(self, exchange: Exchange) -> Changes | None:
         """Take from REST what the stream did not bring; ``None`` as with ``reconcile``."""
-        for answer in exchange.answers:
-            known = self._answers.get(answer.info.id)
-            if known is None or answer.info.completed:
-                self._answers[answer.info.id] = answer.info
-            self._early_count -= len(self._early.pop(answer.info.id, []))
+        theirs = {child: exchange.theirs.get(child, ()) for child in exchange.children}
+        for session_id, answers in {self.session_id: exchange.answers, **theirs}.items():
+            self._forget(session_id)  # what a subagent did before its call was known
+            known = self._answers.setdefault(session_id, {})
+            for answer in answers:
+                if answer.info.id not in known or answer.info.completed:
+                    known[answer.info.id] = answer.info
+                self._forget(answer.info.id)
         changes = self.reconcile(exchange.parts, final=False)
         charged = self.charge(exchange.ledger)
         return changes if changes is None else [*changes, *charged]
@@ -197,14 +202,17 @@ class Reply:
         its text there only when it has ended, so what streamed is kept. Any earlier empty one is
         the truth, of an attempt that failed.
         """
-        known, truth = [p.id for p in self._parts], [p.id for p in parts]
-        texts = [part for part in parts if isinstance(part, (TextPart, ReasoningPart))]
-        unknown = texts[-1].id if texts and not final and not texts[-1].content else None
+        known, truth = _by_session(self._parts), _by_session(parts)
+        # Each session's last text, if it is empty, unless that is the truth.
+        unknown = set() if final else {_last_empty(told) for told in truth.values()}
         # REST may still lag behind the stream; only at the end does it lack what never was.
-        in_order = truth[: len(known)] == known or (not final and known[: len(truth)] == truth)
+        in_order = all(
+            _continues(_ids(truth.get(session, ())), _ids(had), final=final)
+            for session, had in known.items()
+        )
         planned = self._plan(todos_of(parts, final=final))
         # What the stream has not brought yet it may bring from its middle on.
-        self._torn |= set(truth) - set(known)
+        self._torn |= {part.id for part in parts} - self._index.keys()
         if in_order:
             changes = [c for p in parts for c in self._put(p, ended=final or _is_over(p, unknown))]
             return changes + planned
@@ -217,49 +225,55 @@ class Reply:
 
     @property
     def _newest(self) -> MessageInfo | None:
-        return next(reversed(self._answers.values()), None)
+        return next(reversed(self._answers[self.session_id].values()), None)
 
-    def _message(self, info: MessageInfo) -> Changes:
-        early = self._early.pop(info.id, [])
-        self._early_count -= len(early)
+    def _message(self, event: MessageUpdated) -> Changes:
+        info = event.info
+        early = self._forget(info.id)
+        ours = event.session_id == self.session_id
         if info.role == "user":
-            self._lineage.user(info.id, info.created)
+            if ours:
+                self._lineage.user(info.id, info.created)
             return []
-        if not self._lineage.owns(info):
+        if ours and not self._lineage.owns(info):
             return []
-        new = info.id not in self._answers
+        answers = self._answers[event.session_id]
+        new = info.id not in answers
         # A later answer means that what an earlier one left open will never be completed.
-        changes = self._withdraw() if new else []
-        if new or info.completed or not self._answers[info.id].completed:
-            self._answers[info.id] = info  # else from before its end, which REST told first
-        for event in early:
-            changes += self.apply(event)
+        changes = self._withdraw(event.session_id) if new else []
+        if new or info.completed or not answers[info.id].completed:
+            answers[info.id] = info  # else from before its end, which REST told first
+        for earlier in early:
+            changes += self.apply(earlier)
         return changes + self.charge([Charge.of(info)])
 
     def _part_updated(self, event: MessagePartUpdated) -> Changes:
         if event.message_id == self.prompt_id:
             self.accept()
             return []
+        ours = event.session_id == self.session_id
         if event.kind == "compaction":
-            self._lineage.compaction(event.message_id)
+            if ours:
+                self._lineage.compaction(event.message_id)
             return []
-        answer = self._answers.get(event.message_id)
+        answer = self._answers[event.session_id].get(event.message_id)
         if answer is None:
             return self._keep(event, event.message_id)
         if answer.summary:
             return []
         if event.kind == "step-start":
-            return self._withdraw()
+            return self._withdraw(event.session_id)
         if event.part is None:
             return []
-        if not event.ended and not _content(event.part):
-            self._torn.discard(event.part.id)  # its beginning
-        return self._put(event.part, ended=event.ended or _is_done(event.part))
+        part = event.part if ours else replace(event.part, subagent=event.session_id)
+        if not event.ended and not _content(part):
+            self._torn.discard(part.id)  # its beginning
+        return self._put(part, ended=event.ended or _is_done(part))
 
     def _delta(self, event: MessagePartDelta) -> Changes:
         index = self._index.get(event.part_id)
         if index is None:
-            if event.message_id in self._answers:
+            if event.message_id in self._answers[event.session_id]:
                 return []  # of a part that a gap swallowed: REST will tell
             return self._keep(event, event.message_id)
         if index not in self._open or event.part_id in self._torn:
@@ -268,14 +282,16 @@ class Reply:
         return [PartDelta(index, event.delta)] if event.delta else []
 
     def _status(self, event: SessionStatus) -> Changes:
-        if event.kind == "idle":
+        ours = event.session_id == self.session_id
+        if event.kind == "retry":
+            self.idle = self.idle and not ours
+            retrying = Retrying(event.attempt, event.message, event.next_at)
+            return [*self._withdraw(event.session_id), retrying]
+        if ours and event.kind == "idle":
             self.idle = self.accepted
-        elif event.kind == "busy":
+        elif ours and event.kind == "busy":
             self.idle = False
             self.error = None  # it was not the end: compaction reports one and goes on
-        elif event.kind == "retry":
-            self.idle = False
-            return [*self._withdraw(), Retrying(event.attempt, event.message, event.next_at)]
         return []
 
     def _plan(self, todos: tuple[Todo, ...] | None) -> Changes:
@@ -286,6 +302,7 @@ class Reply:
 
     def _put(self, part: Part, *, ended: bool) -> Changes:
         index = self._index.get(part.id)
+        part = self._with_child(part, None if index is None else self._parts[index])
         if index is None:
             index = self._append(part)
             changes: Changes = [PartAdded(index, part)]
@@ -295,21 +312,57 @@ class Reply:
             changes = []
         else:
             changes = [_difference(index, current, part)]
-            self.children |= _child(part)
             self._parts[index] = part
             self._text[index] = [_content(part)]
         (self._open.discard if ended else self._open.add)(index)
-        return changes
+        return [*changes, *self._heard(child_of(part))]
 
     def _append(self, part: Part) -> int:
         index = self._index[part.id] = len(self._parts)
-        self.children |= _child(part)
         self._parts.append(part)
         self._text.append([_content(part)])
         return index
 
-    def _withdraw(self) -> Changes:
-        """Empty what a failed attempt left open: that text exists nowhere any more.
+    def _with_child(self, part: Part, known: Part | None) -> Part:
+        """The part, a ``task`` call with its subagent: OpenCode may not say, or no more."""
+        if not isinstance(part, ToolPart) or not is_task(part) or part.session_id is not None:
+            return part
+        if known is not None and (child := child_of(known)) is not None:
+            return replace(part, session_id=child)
+        parent = part.subagent or self.session_id
+        (part,) = linked([part], (c for c in self._unclaimed if c.parent_id == parent))
+        return part
+
+    @property
+    def _unclaimed(self) -> list[Subagent]:
+        """The subagents whose calls are not known."""
+        return [s for s in self._subagents.values() if s.session_id not in self._answers]
+
+    def _started(self, subagent: Subagent | None) -> Changes:
+        """A subagent has begun; which call started it may be known before its parts come."""
+        ours = self._answers.keys() | self._subagents.keys()
+        if subagent is None or subagent.parent_id not in ours:
+            return []
+        self._subagents[subagent.session_id] = subagent
+        calls = [part for part in self._parts if is_task(part) and child_of(part) is None]
+        return [c for call in calls for c in self._put(call, ended=_is_done(call))]
+
+    def _hold(self, event: Event, session_id: str) -> Changes:
+        """Hold what a subagent does until its call is known; what it costs is told at once."""
+        self._keep(event, session_id)
+        if not isinstance(event, MessageUpdated) or event.info.role != "assistant":
+            return []
+        return self.charge([Charge.of(event.info)])
+
+    def _heard(self, child: str | None) -> Changes:
+        """The call of a subagent is known: what it has done so far can be told."""
+        if child is None or child in self._answers:
+            return []
+        self._answers[child] = {}
+        return [change for event in self._forget(child) for change in self.apply(event)]
+
+    def _withdraw(self, session_id: str) -> Changes:
+        """Empty what a session's failed attempt left open: that text exists nowhere any more.
 
         It stays open: behind a gap REST may have told of an answer before the events of its
         beginning arrive, which then look like the end of an attempt.
@@ -317,18 +370,26 @@ class Reply:
         changes: Changes = []
         for index in sorted(self._open):
             part = self.part(index)
-            if isinstance(part, (TextPart, ReasoningPart)) and part.content:
+            if isinstance(part, ToolPart) or (part.subagent or self.session_id) != session_id:
+                continue
+            if part.content:
                 self._parts[index] = part = replace(part, content="")
                 self._text[index] = [""]
                 changes.append(PartUpdated(index, part))
         return changes
 
-    def _keep(self, event: Event, message_id: str) -> Changes:
-        """Hold an event that came before its message; whose it is cannot be known yet."""
+    def _keep(self, event: Event, until: str) -> Changes:
+        """Hold an event whose message, or whose subagent's call, is not known yet."""
         if self.accepted and self._early_count < MOST_EARLY:
-            self._early.setdefault(message_id, []).append(event)
+            self._early.setdefault(until, []).append(event)
             self._early_count += 1
         return []
+
+    def _forget(self, until: str) -> list[Event]:
+        """Hold no longer what was waiting for that message or subagent."""
+        early = self._early.pop(until, [])
+        self._early_count -= len(early)
+        return early
 
 
 def reply_json(reply: Reply) -> dict[str, Any]:
@@ -347,10 +408,25 @@ def _content(part: Part) -> str:
     return part.content if isinstance(part, (TextPart, ReasoningPart)) else ""
 
 
-def _child(part: Part) -> set[str]:
-    """The session of the subagent that a tool call runs, if it does."""
-    session_id = part.session_id if isinstance(part, ToolPart) else None
-    return {session_id} if session_id else set()
+def _by_session(parts: Iterable[Part]) -> dict[str | None, list[Part]]:
+    grouped: dict[str | None, list[Part]] = {}
+    for part in parts:
+        grouped.setdefault(part.subagent, []).append(part)
+    return grouped
+
+
+def _ids(parts: Iterable[Part]) -> list[str]:
+    return [part.id for part in parts]
+
+
+def _continues(truth: list[str], known: list[str], *, final: bool) -> bool:
+    """Whether what is known is the beginning of the truth or, before the end, the other way."""
+    return truth[: len(known)] == known or (not final and known[: len(truth)] == truth)
+
+
+def _last_empty(parts: Iterable[Part]) -> str | None:
+    texts = [part for part in parts if isinstance(part, (TextPart, ReasoningPart))]
+    return texts[-1].id if texts and not texts[-1].content else None
 
 
 def _has_text(part: Part) -> bool:
@@ -362,9 +438,9 @@ def _is_done(part: Part) -> bool:
     return isinstance(part, ToolPart) and part.status in ("completed", "error")
 
 
-def _is_over(part: Part, unknown: str | None) -> bool:
+def _is_over(part: Part, unknown: Container[str | None]) -> bool:
     """Whether a part that REST has will not change any more."""
-    return _is_done(part) if isinstance(part, ToolPart) else part.id != unknown
+    return _is_done(part) if isinstance(part, ToolPart) else part.id not in unknown
 
 
 def _difference(index: int, old: Part, new: Part) -> ReplyChange:

@@ -41,8 +41,10 @@ def _todo(raw: Mapping[str, Any]) -> Todo:
 def todos_of(parts: Iterable[Part], *, final: bool) -> tuple[Todo, ...] | None:
     """The list as the last ``todowrite`` call left it; ``None`` if there was no such call.
 
-    Unless ``final``, a call that is not done yet makes the list unknown: it may be told already.
+    A subagent's list is its own. Unless ``final``, a call that is not done yet makes the list
+    unknown: it may be told already.
     """
-    calls = [p for p in parts if isinstance(p, ToolPart) and p.tool == "todowrite"]
+    own = [p for p in parts if isinstance(p, ToolPart) and p.subagent is None]
+    calls = [p for p in own if p.tool == "todowrite"]
     done = [p for p in (calls if final else calls[-1:]) if p.status == "completed"]
     return todos_from_wire(done[-1].input.get("todos")) if done else None

@@ -247,7 +247,7 @@ async def test_a_subagents_cost_is_counted_once_and_for_its_turn_only(
 ) -> None:
     async with new_session(client) as (session_id, events):
         first = await run(client, session_id, events, 'SCRIPT:task {"prompt": "SCRIPT:loop 2"}')
-        children = await client.children(session_id)
+        children = [child.session_id for child in await client.children(session_id)]
         assert first.children == tuple(children)
         assert len(children) == 1
         assert events.session_ids == {session_id, *children}
@@ -265,7 +265,7 @@ async def test_a_subagents_subagent_is_counted_too(client: OpencodeClient) -> No
     async with new_session(client) as (session_id, events):
         await run(client, session_id, events, "SCRIPT:task")
         (child,) = await client.children(session_id)
-        body = {"parentID": child, "title": "grandchild"}
+        body = {"parentID": child.session_id, "title": "grandchild"}
         grandchild = mapping((await client.http.request("POST", "/session", body=body)).json())[
             "id"
         ]
@@ -276,7 +276,7 @@ async def test_a_subagents_subagent_is_counted_too(client: OpencodeClient) -> No
             m.info.id for m in (await client.messages(session_id)).messages if m.info.role == "user"
         )
         turn = await client.exchange(session_id, prompt_id)
-        spent = [m.info.usage for m in (await client.messages(child)).messages]
+        spent = [m.info.usage for m in (await client.messages(child.session_id)).messages]
         own = [m.info.usage for m in turn.answers]
         assert turn.usage == Usage.total([*own, *spent, deep.usage])
 

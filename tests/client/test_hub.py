@@ -9,6 +9,7 @@ import pytest
 from opencode_async.client import hub as hub_module
 from opencode_async.client.hub import Gap, Item, Nudge
 from opencode_async.protocol.events import MessagePartDelta, SessionCreated, SessionIdle
+from opencode_async.protocol.subagents import Subagent
 from tests.client.hub_lab import (
     CONNECTED,
     Lab,
@@ -19,6 +20,9 @@ from tests.client.hub_lab import (
     idle,
     next_items,
 )
+
+CHILD = SessionCreated("ses_child", Subagent("ses_child", "ses_a", "", 0))
+GRANDCHILD = SessionCreated("ses_grandchild", Subagent("ses_grandchild", "ses_child", "", 0))
 
 
 async def test_subscribing_returns_only_when_the_server_says_that_it_listens(lab: Lab) -> None:
@@ -106,8 +110,8 @@ async def test_subagents_at_any_depth_are_heard_by_their_ancestors_subscriber(la
             idle("ses_child"),
         )
         assert await next_items(events) == [
-            SessionCreated("ses_child", "ses_a"),
-            SessionCreated("ses_grandchild", "ses_child"),
+            CHILD,
+            GRANDCHILD,
             SessionIdle("ses_grandchild"),
             SessionIdle("ses_child"),
         ]
@@ -121,7 +125,7 @@ async def test_an_adopted_session_is_heard_once_however_often_it_is_adopted(lab:
         lab.hub.adopt(events, "ses_child")
         await connection.send(created("ses_child", "ses_a"), idle("ses_child"))
         batch = await next_items(events)
-        assert batch == [SessionCreated("ses_child", "ses_a"), SessionIdle("ses_child")]
+        assert batch == [CHILD, SessionIdle("ses_child")]
     assert lab.forgotten
 
 

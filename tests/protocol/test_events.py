@@ -27,6 +27,7 @@ from opencode_async.protocol.events import (
 )
 from opencode_async.protocol.messages import LONGEST_REASON, MessageInfo, UpstreamError, Usage
 from opencode_async.protocol.parts import ReasoningPart, TextPart, ToolPart
+from opencode_async.protocol.subagents import Subagent
 from opencode_async.protocol.todos import Todo
 from opencode_async.protocol.wire import Malformed
 from tests.protocol.wire_events import answer_info, raw_part, raw_text, raw_tool, user_info
@@ -37,6 +38,12 @@ USER = user_info("msg_1", session=S)
 TOOL = raw_tool("prt_1", "completed", message="msg_1", session=S, output="Done.")
 TODO = {"content": "Do it", "status": "in_progress", "priority": "high"}
 OVERFLOW = {"name": "ContextOverflowError", "data": {"message": "Too long."}}
+CHILD = {
+    "id": S,
+    "parentID": "ses_0",
+    "title": "Look (@general subagent)",
+    "time": {"created": 7},
+}
 
 # Type, properties, the event, and the paths of what it cannot do without.
 KNOWN: list[tuple[str, Json, Event, list[str]]] = [
@@ -44,9 +51,15 @@ KNOWN: list[tuple[str, Json, Event, list[str]]] = [
     ("server.heartbeat", {}, ServerHeartbeat(), []),
     (
         "session.created",
-        {"sessionID": S, "info": {"id": S, "parentID": "ses_0"}},
-        SessionCreated(S, "ses_0"),
+        {"sessionID": S, "info": {"id": S, "title": "Its own"}},
+        SessionCreated(S, None),
         ["sessionID", "info"],
+    ),
+    (
+        "session.created",
+        {"sessionID": S, "info": CHILD},
+        SessionCreated(S, Subagent(S, "ses_0", "Look (@general subagent)", 7)),
+        ["sessionID", "info", "info.id"],
     ),
     (
         "session.status",

@@ -14,7 +14,6 @@ from opencode_async.protocol.exchange import (
     Outcome,
     TurnError,
 )
-from opencode_async.protocol.ledger import Charge
 from opencode_async.protocol.messages import UpstreamError, Usage, WireMessage
 from opencode_async.protocol.parts import TextPart, ToolPart
 from tests.protocol.wire_events import (
@@ -373,12 +372,12 @@ def test_the_usage_of_answers_and_of_children_is_counted_once_each() -> None:
         answer("msg_2", cost=0.5, tokens=tokens),
     ]
     assert Exchange.read(PROMPT, messages).usage == Usage(0.75, 20, 2, 4, 6)
-    spent = [
-        Charge("msg_a", "ses_child", "p/m", Usage(1.0, 100, 10, 20, 30)),
-        Charge("msg_b", "ses_child", "p/m", Usage(2.0, 1, 1, 1, 1)),
+    theirs = [
+        answer("msg_a", cost=1.0, tokens=tokens, session="ses_child"),
+        answer("msg_b", cost=2.0, tokens=tokens, session="ses_child"),
     ]
-    turn = Exchange.read(PROMPT, messages, spent)
-    assert turn.usage == Usage(3.75, 121, 13, 25, 37)
+    turn = Exchange.read(PROMPT, messages, theirs={"ses_child": theirs})
+    assert turn.usage == Usage(3.75, 40, 4, 8, 12)
     assert [charge.message_id for charge in turn.ledger[-2:]] == ["msg_a", "msg_b"]
     assert len({charge.message_id for charge in turn.ledger}) == 4
 

@@ -38,8 +38,14 @@ def error(name: str, message: str = "Went wrong.", session: str = SESSION) -> Ev
     )
 
 
-def child(id_: str, parent: str = SESSION) -> Event:
-    return parsed("session.created", sessionID=id_, info={"id": id_, "parentID": parent})
+def raw_child(
+    id_: str, parent: str = SESSION, title: str = "Look (@general subagent)", created: float = 1200
+) -> Json:
+    return {"id": id_, "parentID": parent, "title": title, "time": {"created": created}}
+
+
+def child(id_: str, parent: str = SESSION, **more: Any) -> Event:
+    return parsed("session.created", sessionID=id_, info=raw_child(id_, parent, **more))
 
 
 def user_info(id_: str = PROMPT, *, created: float = 1000, session: str = SESSION) -> Json:

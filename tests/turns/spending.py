@@ -54,7 +54,8 @@ async def charges_upstream(app: Host[Any, Any], row: Any) -> dict[str, list[Char
     """What the server says each answer cost, in the turn's session and in its subagents'."""
     session_id = await app.session_id(row)
     found = {}
-    for one in (session_id, *await app.agent.client.children(session_id)):
+    children = await app.agent.client.children(session_id)
+    for one in (session_id, *(child.session_id for child in children)):
         answers = answers_in(await messages_of(app, one))
         found[one] = [charge_in(answer["info"]) for answer in answers]
     return found

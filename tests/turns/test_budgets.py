@@ -61,7 +61,8 @@ async def test_a_turn_is_stopped_at_the_step_that_crosses_its_budget(
         await assert_ledger_is_the_servers(app, row)
         session_id = await app.session_id(row)
         children = await app.agent.client.children(session_id)
-        busy = [await app.agent.client.busy(one) for one in (session_id, *children)]
+        sessions = [session_id, *(child.session_id for child in children)]
+        busy = [await app.agent.client.busy(one) for one in sessions]
     assert (row.status, row.error_code, row.stop_requested) == ("error", "budget", "budget")
     # On a busy machine the step behind it may be paid for, too: it begins at once.
     assert crossing <= paid(TurnResult.of(row)) <= crossing + 1

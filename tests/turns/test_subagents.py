@@ -45,7 +45,8 @@ async def test_a_stop_reaches_the_subagent_before_its_parent_and_keeps_what_both
             changes += [change async for change in following]
         row = await app.row(message.id)
         parent = await app.session_id(row)
-        (child,) = await app.agent.client.children(parent)
+        (subagent,) = await app.agent.client.children(parent)
+        child = subagent.session_id
         busy = [await app.agent.client.busy(session_id) for session_id in (child, parent)]
         steps = await rest_of(app, row)
         (answer,) = answers_in(await messages_of(app, child))

@@ -236,3 +236,56 @@ def test_the_text_of_an_answer_without_parts_may_be_of_a_hidden_one() -> None:
     assert view.message({**EMPTY, "content": "Secret."})["content"] == ""
     said = {**EMPTY, "role": "user", "content": "Hello."}
     assert view.message(said) == said
+
+
+def without_task(part: Part) -> Part | None:
+    """A call of ``task`` may be seen when it is done."""
+    running = isinstance(part, ToolPart) and part.tool == "task" and part.status != "completed"
+    return None if running else part
+
+
+CALL = ToolPart("prt_task", "task", "call_1", "running", {}, session_id="ses_a")
+DEEP = ToolPart("prt_deep", "task", "call_2", "completed", {}, session_id="ses_b", subagent="ses_a")
+WORDS, ITS, DEEPER = (
+    TextPart("prt_1", "Mine."),
+    TextPart("prt_2", "Its", "ses_a"),
+    TextPart("prt_3", "Deep.", "ses_b"),
+)
+
+
+async def test_a_hidden_call_hides_what_its_subagents_say_until_it_may_be_seen() -> None:
+    done = replace(CALL, status="completed", output="Done.")
+    grown = replace(ITS, content="Its own.")
+    frames = await shown(
+        without_task,
+        Snapshot({**EMPTY, "parts": [WORDS.to_json(), CALL.to_json()]}),
+        PartAdded(2, ITS),
+        PartAdded(3, DEEP),
+        PartAdded(4, DEEPER),
+        PartDelta(2, " own."),
+        PartUpdated(1, done),
+        PartUpdated(1, CALL),
+    )
+    hidden = {part.id: {"id": part.id, "type": "hidden"} for part in (ITS, DEEP, DEEPER, CALL)}
+    assert told(frames) == [
+        ("part.added", {"index": 2, "part": hidden["prt_2"]}),
+        ("part.added", {"index": 3, "part": hidden["prt_deep"]}),
+        ("part.added", {"index": 4, "part": hidden["prt_3"]}),
+        ("part.updated", {"index": 1, "part": done.to_json()}),
+        ("part.updated", {"index": 2, "part": grown.to_json()}),
+        ("part.updated", {"index": 3, "part": DEEP.to_json()}),
+        ("part.updated", {"index": 4, "part": DEEPER.to_json()}),
+        ("part.updated", {"index": 1, "part": hidden["prt_task"]}),
+        ("part.updated", {"index": 2, "part": hidden["prt_2"]}),
+        ("part.updated", {"index": 3, "part": hidden["prt_deep"]}),
+        ("part.updated", {"index": 4, "part": hidden["prt_3"]}),
+    ]
+
+
+def test_a_message_shows_no_words_of_a_subagent_as_the_answers_own() -> None:
+    parts = [part.to_json() for part in (WORDS, CALL, ITS)]
+    message = {**EMPTY, "content": "Mine.", "parts": parts}
+    everything = Shown(lambda part: part, Reports()).message(message)
+    assert (everything["content"], everything["parts"]) == ("Mine.", parts)
+    less = Shown(without_task, Reports()).message(message)
+    assert [part["type"] for part in less["parts"]] == ["text", "hidden", "hidden"]
