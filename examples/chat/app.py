@@ -17,7 +17,17 @@ from sqlalchemy import ForeignKey, event
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from opencode_async import Access, ConversationMixin, MessageMixin, Opencode, Server, Tables
+from opencode_async import (
+    Access,
+    AskMixin,
+    ConversationMixin,
+    MessageMixin,
+    Opencode,
+    Permissions,
+    Server,
+    Tables,
+    TurnSettings,
+)
 
 PAGE = Path(__file__).with_name("index.html")
 SQLITE = Path(".demo/chat.db")
@@ -29,6 +39,8 @@ PRAGMAS = (
     "foreign_keys = on",
 )
 YEAR = 365 * 24 * 3600
+# What the agent may do unasked is OpenCode's default, but for this.
+CAREFUL = Permissions().ask("edit")
 
 
 class Base(DeclarativeBase):
@@ -49,6 +61,12 @@ class Message(MessageMixin, Base):
     )
 
 
+class Ask(AskMixin, Base):
+    __tablename__ = "asks"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    message_id: Mapped[UUID] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"))
+
+
 def mine(visitor: Annotated[str | None, Cookie()] = None) -> Access:
     """A visitor sees their own conversations only. An app with accounts asks for its user here."""
     if visitor is None:
@@ -57,12 +75,22 @@ def mine(visitor: Annotated[str | None, Cookie()] = None) -> Access:
 
 
 def create_app(
-    server: Server | None = None, database_url: str | None = None, suggestions: Sequence[str] = ()
+    server: Server | None = None,
+    database_url: str | None = None,
+    suggestions: Sequence[str] = (),
+    permissions: Permissions = CAREFUL,
 ) -> FastAPI:
     """The chat, in front of the given OpenCode server or the one the environment names."""
     engine = create_engine(database_url or os.environ.get("DATABASE_URL"))
+
+    async def settings_for(conversation: Conversation) -> TurnSettings:
+        return TurnSettings(permissions=permissions)
+
     agent = Opencode(
-        server or Server.from_env(), async_sessionmaker(engine), Tables(Conversation, Message)
+        server or Server.from_env(),
+        async_sessionmaker(engine),
+        Tables(Conversation, Message, ask=Ask),
+        settings_for=settings_for,
     )
 
     @asynccontextmanager

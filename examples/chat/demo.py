@@ -20,7 +20,8 @@ from examples.server import a_server
 from opencode_async import OpencodeError, Server
 from opencode_async.testing import ScriptedServer
 
-SUGGESTIONS = [f"SCRIPT:{name}" for name in ("slow", "reasoning", "bash", "todo", "write")]
+SCRIPTS = ("slow", "reasoning", "bash", "todo", "write", "question")
+SUGGESTIONS = [f"SCRIPT:{name}" for name in SCRIPTS]
 
 
 class Demo(uvicorn.Server):
