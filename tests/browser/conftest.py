@@ -6,16 +6,22 @@ from pathlib import Path
 import pytest
 from playwright.async_api import Browser, Page, async_playwright
 
-from examples.chat.app import create_app
-from opencode_async import Server
+from examples.chat.app import CAREFUL, create_app
+from opencode_async import Permissions, Server
 from tests.support.serving import serving
 
 
 @pytest.fixture
-async def url(opencode: Server, tmp_path: Path) -> AsyncIterator[str]:
+def permissions() -> Permissions:
+    """What the chat's agent may do; a test that wants others parametrizes this."""
+    return CAREFUL
+
+
+@pytest.fixture
+async def url(opencode: Server, tmp_path: Path, permissions: Permissions) -> AsyncIterator[str]:
     """Where the example chat is served."""
     database_url = f"sqlite+aiosqlite:///{tmp_path}/chat.db"
-    app = create_app(opencode, database_url, suggestions=["SCRIPT:reasoning"])
+    app = create_app(opencode, database_url, ["SCRIPT:reasoning"], permissions)
     async with serving(app) as client:
         yield str(client.base_url)
 

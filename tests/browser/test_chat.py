@@ -3,8 +3,10 @@
 import json
 from typing import Any
 
+import pytest
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
+from opencode_async import Permissions
 from tests.browser.chat import ask, has_ended
 
 SLOW = 'SCRIPT:slow {"n": 30, "delay": 0.2}'
@@ -96,6 +98,7 @@ async def cards(answer: Locator) -> list[tuple[str, ...]]:
     return shown
 
 
+@pytest.mark.parametrize("permissions", [Permissions()])
 async def test_a_tool_card_says_what_it_is_used_on(page: Page) -> None:
     path = f"{'a-folder-of-many/' * 5}notes.txt"
     todos = [
@@ -138,6 +141,7 @@ async def test_a_tool_card_says_what_it_is_used_on(page: Page) -> None:
     await expect(failures.last).to_contain_text("Model tried to call unavailable tool")
 
     answer = await ask(page, "SCRIPT:question")
+    await answer.get_by_test_id("dismiss").click()
     await has_ended(answer, "completed")
     assert await cards(answer) == [("question", "Which colour should it be?", "failed")]
 

@@ -3,6 +3,7 @@
 import pytest
 from playwright.async_api import Page, expect
 
+from opencode_async import Permissions
 from tests.browser.chat import answer_to, ask, has_ended, press, say, tab_to
 
 HANG = "SCRIPT:hang Words, and then none for a while."
@@ -243,6 +244,7 @@ async def test_older_conversations_are_asked_for(page: Page) -> None:
     await expect(links.nth(50)).to_be_focused()
 
 
+@pytest.mark.parametrize("permissions", [Permissions()])
 async def test_the_focus_is_seen_everywhere(page: Page) -> None:
     # High enough that nothing is scrolled, which would bring a button up on the way.
     await page.set_viewport_size({"width": 1280, "height": 2000})
