@@ -19,7 +19,7 @@ from tests.chaos.scale import some
 from tests.support.hosts import QUICK, Host, host, nowhere
 from tests.support.relay import Forward, Relay, passed_on
 from tests.support.replay import assert_replay_is
-from tests.turns.ended import answers_in, messages_of, run, texts
+from tests.turns.ended import answers_in, assert_all_said_is_stored, messages_of, run
 
 pytestmark = pytest.mark.timeout(180)  # a server starts up to four times
 
@@ -61,7 +61,7 @@ async def assert_is_as_rest_says(app: Host[Any, Any], row: Any, changes: list[Ch
     upstream = await messages_of(app, await app.session_id(row))
     assert [m["info"]["id"] for m in upstream if m["info"]["role"] == "user"] == [row.prompt_id]
     assert (row.status, row.finish) == ("completed", "stop")
-    assert [p["content"] for p in row.parts if "content" in p] == texts(answers_in(upstream))
+    await assert_all_said_is_stored(app.agent.client, row, answers_in(upstream))
     assert not [p for p in row.parts if p.get("status") in ("pending", "running")]
     assert_replay_is(changes, message_json(row))
 

@@ -28,7 +28,7 @@ from tests.support.hosts import Host, host, nowhere
 from tests.support.postgres import new_database
 from tests.support.proxy import Fate, Proxy
 from tests.support.replay import assert_replay_is, replay
-from tests.turns.ended import run, texts
+from tests.turns.ended import assert_all_said_is_stored, run
 
 # A silent stream is noticed soon.
 TIMINGS = Timings(lease=30.0, look=0.5, settle=0.3, snapshot=0.1)
@@ -136,7 +136,7 @@ class Desk:
         messages: list[Json] = (await self.direct.http.request("GET", path)).json()
         answers = [m for m in messages if m["info"].get("parentID") == row.prompt_id]
         assert (row.status, row.finish, row.epoch) == ("completed", "stop", 1)
-        assert [p["content"] for p in row.parts if "content" in p] == texts(answers)
+        await assert_all_said_is_stored(self.direct, row, answers)
         assert [m["info"]["id"] for m in messages if m["info"]["role"] == "user"] == [row.prompt_id]
         assert [change.event for change in changes].count("finished") == 1
         assert_replay_is(changes, message_json(row))

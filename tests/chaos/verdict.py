@@ -13,7 +13,7 @@ from opencode_async import Change, Finished
 from opencode_async.turns.message import message_json
 from tests.support.hosts import Host
 from tests.support.replay import replay
-from tests.turns.ended import answers_in, messages_of, texts
+from tests.turns.ended import answers_in, assert_all_said_is_stored, messages_of
 
 ENDS = (["pending", "completed"], ["completed"])
 
@@ -98,8 +98,7 @@ async def assert_said_once_and_completed(app: Host[Any, Any], row: Any) -> None:
     assert asked.count(row.prompt_id) == 1, asked
     assert len(asked) == len(set(asked)), asked
     answers = [m for m in answers_in(messages) if m["info"]["parentID"] == row.prompt_id]
-    stored, said = [part["content"] for part in row.parts if "content" in part], texts(answers)
-    assert stored == said, (stored, said)
+    await assert_all_said_is_stored(app.agent.client, row, answers)
 
 
 def assert_told_the_end_once(changes: Sequence[Change], row: Any) -> None:

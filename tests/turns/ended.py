@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from opencode_async import Change, Timings
+from opencode_async import Change, OpencodeClient, Timings
 from opencode_async.testing import ScriptedServer
 from tests.support.hosts import Host, host, nowhere
 
@@ -45,6 +45,19 @@ def texts(answers: list[Json]) -> list[str]:
     """What was said and thought in them."""
     kinds = ("text", "reasoning")
     return [p["text"] for m in answers for p in m["parts"] if p["type"] in kinds]
+
+
+def said_by(subagent: str | None, row: Any) -> list[str]:
+    """What a row holds of a subagent's session, or with ``None`` of its own: said and thought."""
+    return [p["content"] for p in row.parts if p.get("subagent") == subagent and "content" in p]
+
+
+async def assert_all_said_is_stored(client: OpencodeClient, row: Any, answers: list[Json]) -> None:
+    """A row holds each word of its turn's answers, and of its subagents' by what is listed now."""
+    assert said_by(None, row) == texts(answers)
+    for child in filter(None, (part.get("session_id") for part in row.parts)):
+        listed = (await client.http.request("GET", f"/session/{child}/message")).json()
+        assert said_by(child, row) == texts(answers_in(listed))
 
 
 async def rest_of(app: Host[Any, Any], row: Any) -> list[Json]:

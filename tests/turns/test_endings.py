@@ -16,7 +16,7 @@ from opencode_async.turns.message import message_json
 from tests.support.hosts import host
 from tests.support.postgres import new_database
 from tests.support.replay import assert_replay_is
-from tests.turns.ended import PATIENT, Ended, all_ended, rest_of
+from tests.turns.ended import PATIENT, Ended, Json, all_ended, rest_of
 
 # The provider is asked again five times, 74 s in all; every other turn runs beside those.
 pytestmark = pytest.mark.timeout(180)
@@ -164,6 +164,12 @@ def turns(
     return asyncio.run(run())
 
 
+def parts_in(answers: list[Json]) -> list[Json]:
+    """What a list of messages holds that is shown; a compaction's own summary is not."""
+    shown = [answer for answer in answers if not answer["info"].get("summary")]
+    return [part for answer in shown for part in answer["parts"] if part["type"] in KINDS]
+
+
 @pytest.mark.parametrize("database", DATABASES)
 @pytest.mark.parametrize("script", ENDINGS)
 def test_a_turn_ends_as_rest_says_and_streams_as_it_is_stored(
@@ -172,15 +178,13 @@ def test_a_turn_ends_as_rest_says_and_streams_as_it_is_stored(
     turn = turns[database, script]
     row = turn.row
     assert (row.status, row.finish, row.error_code, row.content) == ENDINGS[script]
-    theirs = [
-        part
-        for answer in turn.answers
-        if not answer["info"].get("summary")
-        for part in answer["parts"]
-        if part["type"] in KINDS
-    ]
-    assert [part["id"] for part in row.parts] == [part["id"] for part in theirs]
-    for mine, part in zip(row.parts, theirs, strict=True):
+    own = [part for part in row.parts if "subagent" not in part]
+    theirs = parts_in(turn.answers)
+    assert [part["id"] for part in own] == [part["id"] for part in theirs]
+    below = [part["id"] for part in row.parts if "subagent" in part]
+    assert below == [part["id"] for part in parts_in(turn.children)]
+    assert bool(below) == (script == "task")
+    for mine, part in zip(own, theirs, strict=True):
         if part["type"] == "tool":
             state = part["state"]
             for field in ("status", "input", "output", "error", "title"):
@@ -229,7 +233,7 @@ def test_followers_are_told_of_every_attempt_and_none_of_a_dead_ones_text_remain
     assert [part["content"] for part in dead] == [""] * len(dead)
     assert emptied == [index for index in range(len(dead)) if index in heard]
     # HTTP errors come without a word. Of attempts that fail for good the last one's are kept.
-    assert bool(emptied) == ("cut" in script or "streamerror" in script)
+    assert bool(dead) == ("cut" in script or "streamerror" in script)
 
 
 @pytest.mark.parametrize("database", DATABASES)

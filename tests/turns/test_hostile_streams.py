@@ -16,7 +16,7 @@ from opencode_async.turns.message import message_json
 from tests.support.hosts import Host, host, nowhere
 from tests.support.proxy import Proxy
 from tests.support.replay import assert_replay_is
-from tests.turns.ended import Ended, ended, texts
+from tests.turns.ended import Ended, ended, said_by, texts
 
 TIMINGS = Timings(lease=9.0, look=1.0, settle=0.3, snapshot=0.1)
 # The model takes longer for a word than a turn that seems over is waited for.
@@ -151,7 +151,9 @@ async def test_turns_end_as_rest_says_whatever_the_stream_brings(
         malformed_frames = app.agent.client.hub.malformed
     for turn in turns:
         assert (turn.row.status, turn.row.finish) == ("completed", "stop")
-        assert [p["content"] for p in turn.row.parts if "content" in p] == texts(turn.answers)
+        assert said_by(None, turn.row) == texts(turn.answers)
+        theirs = [p["content"] for p in turn.row.parts if p.get("subagent") and "content" in p]
+        assert theirs == texts(turn.children)
         assert_replay_is(turn.changes, message_json(turn.row))
     assert proxy.streams == 1
     assert {type(error) for error in app.reports.errors} <= {Malformed}

@@ -19,7 +19,7 @@ from opencode_async.turns.message import message_json
 from tests.support.hosts import host, nowhere
 from tests.support.proxy import Proxy
 from tests.support.replay import assert_replay_is
-from tests.turns.ended import answers_in, messages_of, rest_of, run, texts
+from tests.turns.ended import answers_in, messages_of, rest_of, run, said_by, texts
 
 ABORT = re.compile(rb"POST /session/(ses_\w+)/abort")
 
@@ -176,11 +176,6 @@ async def test_another_worker_goes_on_with_what_a_subagent_says(
     assert said_by(child, row) == texts(theirs)
     assert len(tools_of(None, row)) == 1
     assert_replay_is(changes, message_json(row))
-
-
-def said_by(subagent: str | None, row: Any) -> list[str]:
-    """What was said and thought in a subagent's session, or in the turn's own."""
-    return [p["content"] for p in row.parts if p.get("subagent") == subagent and "content" in p]
 
 
 def tools_of(subagent: str | None, row: Any) -> list[dict[str, Any]]:
