@@ -9,11 +9,13 @@ started, for prompts like SCRIPT:bash.
 import asyncio
 import sys
 import unicodedata
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.live import Live
+from rich.padding import Padding
 from rich.segment import Segment
 from rich.spinner import Spinner
 from rich.text import Text
@@ -70,8 +72,19 @@ class Answer:
                 self.doing = f"{safe(reason)} (attempt {attempt} failed)"
 
     def whole(self) -> Group:
-        """All parts."""
-        return Group(*(part_text(part) for part in self.parts if part.get("content") != ""))
+        """All parts; what a subagent does stands below the call that started it."""
+        said: dict[str | None, list[Json]] = {}
+        for part in self.parts:
+            said.setdefault(part.get("subagent"), []).append(part)
+
+        def lines(subagent: str | None) -> Iterator[RenderableType]:
+            for part in said.pop(subagent, []):
+                if part.get("content") != "":
+                    yield part_text(part)
+                if part.get("session_id"):
+                    yield Padding(Group(*lines(part["session_id"])), (0, 0, 0, 2))
+
+        return Group(*lines(None))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         height = (options.height or console.height) - 2

@@ -13,6 +13,8 @@ import pytest
 from opencode_async import AskGone
 from opencode_async.testing import ScriptedServer, scripted_server
 from tests.support.hosts import nowhere
+from tests.support.postgres import new_database
+from tests.support.workers import worker
 from tests.turns.asking import (
     BASH,
     ONCE,
@@ -56,6 +58,48 @@ async def test_an_ask_outlives_its_worker_and_is_answered_meanwhile(
             (stored,) = await rows_of(app, message.id)
     assert (row.status, row.finish, row.epoch) == ("completed", "stop", 2)
     assert (stored.status, stored.answered_by) == ("answered", "ann")
+
+
+async def test_an_ask_outlives_a_worker_that_is_killed_before_or_behind_its_answer(
+    postgres_url: str, opencode: ScriptedServer
+) -> None:
+    """Answered by a process that runs no turn; whoever takes the turn over passes it on."""
+    quick = replace(TIMINGS, lease=4.0)
+    options: dict[str, Any] = {"timings": replace(TIMINGS, lease=600.0), "dispatch": nowhere}
+    never, bash = 600.0, ["bash"]
+    async with (
+        new_database(postgres_url) as url,
+        an_app(url, opencode, **options) as app,
+        worker(url, opencode, quick, recovers_every=never, asking=bash) as victim,
+    ):
+        turns = [
+            Followed(app, await app.agent.turns.start(await app.conversation(), BASH))
+            for _ in range(2)
+        ]
+        async with asyncio.TaskGroup() as tasks:
+            for turn in turns:
+                tasks.create_task(turn.follow())
+                victim.run(turn.id)
+            before, behind = [(await turn.asks())[0] for turn in turns]
+            victim.stop()  # so that it passes nothing on any more
+            await app.agent.turns.answer(turns[1].id, behind["id"], ONCE, by="ann")
+            victim.kill()
+            assert await victim.ends(within=20)
+            async with worker(url, opencode, quick, asking=bash) as living:
+                await living.says("claimed", turns[0].id)
+                await app.agent.turns.answer(turns[0].id, before["id"], ONCE, by="bob")
+                rows = [await turn.row() for turn in turns]
+                asked = [await rows_of(app, turn.id) for turn in turns]
+                complaints = living.complaints
+    assert [(row.status, row.finish, row.epoch) for row in rows] == [("completed", "stop", 2)] * 2
+    assert [[(a.status, a.answered_by) for a in each] for each in asked] == [
+        [("answered", "bob")],
+        [("answered", "ann")],
+    ]
+    assert [tool["output"].split() for row in rows for tool in tools(row)] == [
+        ["hello", "Linux"]
+    ] * 2
+    assert not complaints
 
 
 async def test_an_ask_of_a_server_that_crashed_is_gone_and_the_turn_goes_on(

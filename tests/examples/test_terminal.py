@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from examples.terminal import Answer, part_text, safe
 from opencode_async import OpencodeClient, PartAdded, PartDelta, TextPart
@@ -98,6 +99,19 @@ async def test_an_error_is_said_and_is_the_exit_code(opencode: ScriptedServer) -
     async with terminal(opencode, "SCRIPT:error401") as (process, screen):
         assert "scripted error 401" in await rest(screen)
         assert await process.wait() == 1
+
+
+async def test_what_a_subagent_does_stands_below_its_call(opencode: ScriptedServer) -> None:
+    async with terminal(opencode, "SCRIPT:task") as (process, screen):
+        shown = await rest(screen)
+        assert await process.wait() == 0
+    whole = shown.rpartition("Step 1: calling task.")[2].splitlines()
+    lines = [Text.from_ansi(line).plain.rstrip() for line in whole if line.strip()]
+    assert lines[:3] == [
+        "✓ task A small job",
+        "  Answer from the subagent.",
+        "Finished task after 1 tool result(s).",
+    ]
 
 
 def test_what_an_agent_writes_cannot_command_the_terminal() -> None:

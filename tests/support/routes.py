@@ -95,4 +95,11 @@ def body_of(operation: Mapping[str, Any], schema: Mapping[str, Any]) -> Any:
     reference = operation["requestBody"]["content"]["application/json"]["schema"]["$ref"]
     model = schema["components"]["schemas"][reference.rpartition("/")[2]]
     properties = model["properties"]
-    return {name: EXAMPLES[properties[name]["type"]] for name in model.get("required", ())}
+    # Where a body may be of several shapes, the first one.
+    return {name: example(properties[name]) for name in model.get("required") or [*properties][:1]}
+
+
+def example(schema: Mapping[str, Any]) -> Any:
+    """A value that such a field takes."""
+    schema = schema.get("anyOf", [schema])[0]
+    return schema["enum"][0] if "enum" in schema else EXAMPLES[schema["type"]]

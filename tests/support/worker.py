@@ -17,6 +17,7 @@ from typing import Any
 from opencode_async import OpencodeError, ReplyObserver, Server, Timings, TurnResult
 from opencode_async.observability.error_reporter import Severity
 from tests.support.hosts import Host, host
+from tests.turns.asking import asking
 
 MOST = 2**24  # bytes of a line: a follower's is as long as its turn
 
@@ -74,6 +75,8 @@ async def work(job: dict[str, Any]) -> None:
         timings=replace(timings, lease=job["recovers_every"] * 10),
         application=f"worker {os.getpid()}",
         observer_factory=claimed,
+        asks=bool(job["asking"]),
+        settings_for=asking(*job["asking"]),
         on_turn_finished=finished,
         error_reporter=report,
     ) as app:

@@ -131,14 +131,17 @@ async def worker(
     *,
     turns: Sequence[object] = (),
     recovers_every: float | None = None,
+    asking: Sequence[str] = (),
 ) -> AsyncIterator[Worker]:
     """A worker that is ready and runs these turns; with the block it is gone.
 
-    It looks for lost turns as often as half its lease says, or as ``recovers_every`` does.
+    It looks for lost turns as often as half its lease says, or as ``recovers_every`` does. For the
+    permissions of ``asking`` a person is asked; if there are none nobody is asked anything.
     """
     orders = {
         "recovers_every": timings.lease / 2 if recovers_every is None else recovers_every,
         "turns": [str(key) for key in turns],
+        "asking": list(asking),
     }
     async with _process("worker", database, server, timings, orders) as one:
         yield one

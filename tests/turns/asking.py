@@ -12,9 +12,9 @@ from opencode_async import (
     Change,
     PermissionReply,
     Permissions,
+    Server,
     TurnSettings,
 )
-from opencode_async.testing import ScriptedServer
 from opencode_async.turns.asks import asks_of
 from opencode_async.turns.message import message_json
 from tests.support.hosts import QUICK, Host, host
@@ -44,7 +44,7 @@ ASKING_FOR_BASH = asking("bash")
 
 @asynccontextmanager
 async def an_app(
-    url: str, server: ScriptedServer, settings: Settings = ASKING_FOR_BASH, **options: Any
+    url: str, server: Server, settings: Settings = ASKING_FOR_BASH, **options: Any
 ) -> AsyncIterator[Host[Any, Any]]:
     given = {"timings": TIMINGS, "settings_for": settings, "asks": True, **options}
     async with host(url, server, **given) as app:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -14,17 +15,18 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from sqlalchemy import select
 
-from opencode_async import OpencodeClient, Server
+from opencode_async import OpencodeClient, QuestionReply, Server
 from opencode_async.testing import ScriptedServer
-from tests.support.hosts import Conversation, Host, Message, host, nowhere
+from tests.support.hosts import Ask, Conversation, Host, Message, nowhere
 from tests.support.proxy import Proxy
 from tests.support.routes import Operation, operations
 from tests.support.serving import listening, serving
+from tests.turns.asking import ONCE, a_turn, an_app, tools
 from tests.turns.test_client_for import settled
 from tests.web.test_routes import UNKNOWN, app_with_router, heard
 
 Tenants = Mapping[int, Server]
-NOBODY = {"cid": UNKNOWN, "mid": UNKNOWN}
+NOBODY = dict.fromkeys(("cid", "mid", "pid", "qid"), UNKNOWN)
 
 
 @pytest.fixture
@@ -48,7 +50,7 @@ async def app_of(url: str, tenants: Tenants, **options: Any) -> AsyncIterator[Ho
 
     common = Path(*Path(str(tenants[1].directory)).parts[:-2])
     root = replace(tenants[1], directory=common)
-    async with host(url, root, client_for=client_for, **options) as app:
+    async with an_app(url, root, client_for=client_for, **options) as app:
         yield app
 
 
@@ -62,14 +64,23 @@ class Talk:
 
 
 async def talk_of(app: Host[Any, Any], tenant: int, number: int) -> Talk:
-    """A new one, whose only turn has ended."""
+    """A new one, whose only turn has ended; it has asked for leave and a question."""
     title, words = f"Title-{tenant}-{number}", f"Words-{tenant}-{number}"
     cid = await app.conversation(user_id=tenant, title=title)
-    message = await app.agent.turns.start(cid, f"SCRIPT:text {words}")
-    result = await app.agent.turns.run(message.id)
-    assert result.content == words
+    question = {"header": words, "question": words, "options": [], "multiple": False}
+    calls = [
+        {"name": "bash", "args": {"command": f"echo {words}", "description": "Says it"}},
+        {"name": "question", "args": {"questions": [question]}},
+    ]
+    async with a_turn(app, f"SCRIPT:multi {json.dumps(calls)}", cid) as turn:
+        leave, asked = await turn.asks(2)
+        await app.agent.turns.answer(turn.id, leave["id"], ONCE)
+        await app.agent.turns.answer(turn.id, asked["id"], QuestionReply([[]], [words]))
+        message = await turn.row()
+    assert (message.status, message.finish) == ("completed", "stop")
+    assert words in tools(message)[0]["output"]
     session_id = await app.session_id(message)
-    ids = {"cid": str(cid), "mid": str(message.id)}
+    ids = {"cid": str(cid), "mid": str(message.id), "pid": leave["id"], "qid": asked["id"]}
     said = {title, words, session_id, str(message.reply_to)}
     return Talk(tenant, ids, frozenset({*said, *ids.values()}))
 
@@ -79,7 +90,8 @@ async def stored(app: Host[Any, Any]) -> list[tuple[Any, ...]]:
     async with app.sessions() as db:
         talks = select(Conversation.id, Conversation.title, Conversation.updated_at)
         columns = (Message.id, Message.status, Message.stop_requested, Message.content)
-        rows = [*await db.execute(talks), *await db.execute(select(*columns))]
+        asks = select(Ask.id, Ask.status, Ask.answered_by)
+        rows = [row for query in (talks, select(*columns), asks) for row in await db.execute(query)]
     return sorted(map(tuple, rows), key=str)
 
 
@@ -151,7 +163,7 @@ async def test_no_route_tells_or_does_anything_with_another_tenants_ids(
         listed = (await web.clients[2].get("/agent/conversations")).json()["items"]
         assert len(listed) == 10
         assert await stored(app) == before
-        assert asked >= 4 * 30 * 9, asked
+        assert asked >= 4 * 30 * 15, asked
         assert app.reports.errors == []
 
 
@@ -166,10 +178,10 @@ async def test_who_may_not_write_gets_403_from_every_route_that_does(
         for tenant in (1, 2):
             cid = await app.conversation(user_id=tenant)
             message = await app.agent.turns.start(cid, "SCRIPT:text Hello.")
-            ids[tenant] = {"cid": str(cid), "mid": str(message.id)}
+            ids[tenant] = {**NOBODY, "cid": str(cid), "mid": str(message.id)}
         before = await stored(app)
         writing = [operation for operation in web.operations if operation.writes]
-        assert len(writing) >= 4
+        assert len(writing) >= 6
         for operation in writing:
             for names in (ids[1], ids[2], NOBODY):
                 answer = await operation.call(names).made(web.reader)
