@@ -16,8 +16,9 @@ DRAIN = 5.0  # s an observer has, after the turn ended, for what it was not told
 class ReplyObserver:
     """Override what you want to hear of a turn; each method is awaited in order, off the hot path.
 
-    A part that changed several times before its turn came is told once, as it then is. What a
-    method raises goes to the ``ErrorReporter`` and changes nothing.
+    A part that changed several times before its turn came is told once, as it then is; one of a
+    subagent's has its session as ``subagent``. What a method raises goes to the ``ErrorReporter``
+    and changes nothing.
     """
 
     async def on_part_appended(self, part: Part) -> None:

@@ -83,9 +83,12 @@ class AgentMessage(BaseModel):
     role: Literal["user", "assistant"]
     status: Literal["queued", "pending", "completed", "cancelled", "error"]
     finish: str | None
-    content: str = Field(description="The text parts, joined by a blank line.")
+    content: str = Field(description="The agent's own text parts, joined by a blank line.")
     reasoning: str
-    parts: list[dict[str, Any]]
+    parts: list[dict[str, Any]] = Field(
+        description="Text, reasoning and tool calls. One with `subagent` is of the subagent that "
+        "the `task` call with this `session_id`, which stands before it, has started."
+    )
     todos: list[dict[str, Any]]
     error: AgentError | None
     cost: float
