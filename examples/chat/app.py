@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 
 from fastapi import Cookie, FastAPI, HTTPException
 from fastapi.responses import FileResponse
+from fastapi.staticfiles import StaticFiles
 from sqlalchemy import ForeignKey, event
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -29,7 +30,7 @@ from opencode_async import (
     TurnSettings,
 )
 
-PAGE = Path(__file__).with_name("index.html")
+PAGE = Path(__file__).with_name("page")
 SQLITE = Path(".demo/chat.db")
 # Readers and writers let each other be; a commit need not wait for the disk; writers queue.
 PRAGMAS = (
@@ -103,10 +104,11 @@ def create_app(
 
     app = FastAPI(title="Chat", lifespan=lifespan)
     app.include_router(agent.router(access=mine), prefix="/agent")
+    app.mount("/page", StaticFiles(directory=PAGE))
 
     @app.get("/", include_in_schema=False)
     async def page(visitor: Annotated[str | None, Cookie()] = None) -> FileResponse:
-        response = FileResponse(PAGE)
+        response = FileResponse(PAGE / "index.html")
         if visitor is None:
             response.set_cookie(
                 "visitor", secrets.token_urlsafe(), max_age=YEAR, httponly=True, samesite="lax"
