@@ -12,7 +12,8 @@ from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 from fastapi import Cookie, FastAPI, HTTPException
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
+from fastapi.staticfiles import StaticFiles
 from sqlalchemy import ForeignKey, event
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -29,7 +30,7 @@ from opencode_async import (
     TurnSettings,
 )
 
-PAGE = Path(__file__).with_name("index.html")
+PAGE = Path(__file__).with_name("page")
 SQLITE = Path(".demo/chat.db")
 # Readers and writers let each other be; a commit need not wait for the disk; writers queue.
 PRAGMAS = (
@@ -39,6 +40,7 @@ PRAGMAS = (
     "foreign_keys = on",
 )
 YEAR = 365 * 24 * 3600
+REVALIDATED = {"Cache-Control": "no-cache"}  # so that no two versions of the page's files meet
 # What the agent may do unasked is OpenCode's default, but for this.
 CAREFUL = Permissions().ask("edit")
 
@@ -74,6 +76,15 @@ def mine(visitor: Annotated[str | None, Cookie()] = None) -> Access:
     return Access(Conversation.visitor == visitor, conversation={"visitor": visitor})
 
 
+class PageFiles(StaticFiles):
+    """The page's style and script."""
+
+    def file_response(self, *args: Any, **kwargs: Any) -> Response:
+        response = super().file_response(*args, **kwargs)
+        response.headers.update(REVALIDATED)
+        return response
+
+
 def create_app(
     server: Server | None = None,
     database_url: str | None = None,
@@ -103,10 +114,11 @@ def create_app(
 
     app = FastAPI(title="Chat", lifespan=lifespan)
     app.include_router(agent.router(access=mine), prefix="/agent")
+    app.mount("/page", PageFiles(directory=PAGE))
 
     @app.get("/", include_in_schema=False)
     async def page(visitor: Annotated[str | None, Cookie()] = None) -> FileResponse:
-        response = FileResponse(PAGE)
+        response = FileResponse(PAGE / "index.html", headers=REVALIDATED)
         if visitor is None:
             response.set_cookie(
                 "visitor", secrets.token_urlsafe(), max_age=YEAR, httponly=True, samesite="lax"

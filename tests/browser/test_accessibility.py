@@ -56,7 +56,9 @@ def nothing(found: list[str]) -> None:
 
 
 async def test_the_check_finds_what_is_wrong(page: Page) -> None:
-    await page.add_style_tag(content="#hint { color: color-mix(in srgb, var(--paper), gray) }")
+    await page.get_by_test_id("hint").evaluate(
+        "hint => hint.style.setProperty('color', 'color-mix(in srgb, var(--paper), gray)')"
+    )
     await page.get_by_test_id("send").evaluate("button => button.removeAttribute('aria-label')")
 
     found = await findings(page, SCREEN)

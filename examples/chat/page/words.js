@@ -1,0 +1,37 @@
+// What is said of a message: what it is doing, why it ended, what it used.
+
+/** What a live message is doing, in words. */
+export function doing(message) {
+  if (message.status === "queued") return "Waiting for its turn.";
+  if (message.retrying) {
+    const { attempt, message: reason, next_at } = message.retrying;
+    const at = new Date(next_at);
+    const when = isNaN(at) ? "" : ` at ${at.toLocaleTimeString()}`;
+    return `${reason}. Trying again${when} (attempt ${attempt}).`.replace("..", ".");
+  }
+  const asks = [...message.permissions ?? [], ...message.questions ?? []];
+  if (asks.some(({ status }) => status === "open")) return "Waiting for your answer.";
+  return message.parts.length === 0 ? "Thinking…" : "";
+}
+
+/** The beginning of a text, to name it by. */
+export const inShort = (content) => content.trim().split("\n")[0].slice(0, 80);
+
+export const DROPPED = "Cancelled before it was answered.";
+const ENDS = { length: "Cut off at the model's limit of length.", rejected: "Ended: a request was declined." };
+
+/** Why an answer ends where it does, if that needs saying. */
+export function ending({ status, finish, parts }) {
+  if (status !== "cancelled") return ENDS[finish] ?? "";
+  if (finish === "interrupted") return "Interrupted.";
+  return parts.length ? "Stopped." : DROPPED;
+}
+
+/** What a finished message used. */
+export function usage({ cost, input_tokens, output_tokens, cache_read_tokens }) {
+  if (!input_tokens && !output_tokens) return "";
+  const count = (tokens) => (tokens ?? 0).toLocaleString("en");
+  const cached = cache_read_tokens ? ` (and ${count(cache_read_tokens)} cached)` : "";
+  const money = cost ? ` · $${cost.toFixed(cost < 0.1 ? 4 : 2)}` : "";
+  return `${count(input_tokens)} tokens in${cached} · ${count(output_tokens)} out${money}`;
+}
