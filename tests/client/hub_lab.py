@@ -135,7 +135,8 @@ def idle(session_id: str) -> str:
 
 
 def created(session_id: str, parent_id: str) -> str:
-    return frame("session.created", sessionID=session_id, info={"parentID": parent_id})
+    info = {"id": session_id, "parentID": parent_id}
+    return frame("session.created", sessionID=session_id, info=info)
 
 
 def delta(session_id: str, text: str) -> str:
