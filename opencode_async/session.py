@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Generic
 
@@ -19,11 +20,17 @@ from opencode_async.database import (
     sessions_beside,
 )
 from opencode_async.database_time import database_time
-from opencode_async.errors import ConversationNotFound, OpencodeError, SessionMoved, UsageError
+from opencode_async.errors import (
+    ConversationNotFound,
+    NotFoundError,
+    OpencodeError,
+    SessionMoved,
+    UsageError,
+)
 from opencode_async.models import ConversationT, new_sandbox_key
 from opencode_async.observability.error_reporter import ErrorReporter, log_error
-from opencode_async.protocol.permissions import Permissions
-from opencode_async.protocol.session_rules import has_leftovers, missing
+from opencode_async.protocol.permissions import Permissions, Rule
+from opencode_async.protocol.session_rules import handed_down, has_leftovers, missing
 from opencode_async.settings import SettingsFor, TurnSettings, default_settings
 
 CLAIM = 45.0  # s one caller has to create the session: longer than a request may take
@@ -129,13 +136,26 @@ class Session(Generic[ConversationT]):
         Nothing is sent where they are in force. None can be taken away: where an earlier set had
         others, the agent's own rules come before the new ones and are the last that match, as if
         the earlier ones were not there. A subagent is handed every ``deny`` all the same, also
-        those of earlier sets (OpenCode 1.18.33, measured). Raises what the client raises.
+        those of earlier sets, and one that is resumed keeps those it was started with (OpenCode
+        1.18.33, measured), so it is given the new ones here. Raises what the client raises.
         """
         stored, wanted = await self.client.session_rules(session_id), permissions.sent
+        handed = handed_down(wanted)
         if has_leftovers(stored, wanted):
             wanted = await self.client.agent_rules(agent) + wanted
         if new := missing(stored, wanted):
+            # The session's own come last: until they are there all of this is done again.
+            await self._hand_down(session_id, handed)
             await self.client.add_rules(session_id, new)
+
+    async def _hand_down(self, session_id: str, rules: list[Rule]) -> None:
+        """Give the subagents that are there the rules that new ones will be started with."""
+        for child in await self.client.children(session_id):
+            with suppress(NotFoundError):
+                await self._hand_down(child.session_id, rules)
+                stored = await self.client.session_rules(child.session_id)
+                if new := missing(stored, rules):
+                    await self.client.add_rules(child.session_id, new)
 
     async def abort(self) -> None:
         """Abort what the session is doing, its subagents first; with no session, nothing."""

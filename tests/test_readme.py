@@ -5,12 +5,13 @@ from __future__ import annotations
 import ast
 import inspect
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
 
-from opencode_async import MessageMixin, Permission, ReasoningPart
+from opencode_async import MessageMixin, Permission, ReasoningPart, Server, ToolPart
 from opencode_async.testing import ScriptedServer
 from tests.support.hosts import engine_for
 from tests.support.serving import listening, serving
@@ -97,15 +98,21 @@ async def test_the_blocks_for_python_run_in_turn(
         await execute(BLOCKS["script"].replace(SERVER, "server"), names)
         await execute(BLOCKS["show"], names)
         assert names["show"](ReasoningPart("prt_1", "Hm.")) is None
+        call = ToolPart("prt_1", "task", "1", "completed", {}, output="Hm.", session_id="ses_1")
+        assert names["show"](call) == replace(call, output=None)
         await execute(BLOCKS["settings"], names)
         settings = await names["settings_for"](conversation)
         assert settings.system == "You work for user 1."
         await execute(BLOCKS["asks"].replace(SERVER, "server"), names)
         settings = await names["settings_for"](conversation)
         assert settings.asks.within == 600
-        ask = Permission("ses_1", "per_1", "bash", ("rm",))
+        ask = Permission("ses_1", "per_1", "bash", ("ls", "rm -rf build"))
         assert (await names["decide"](ask, conversation)).action == "reject"
+        ask = Permission("ses_1", "per_1", "bash", ("ls rm",))
+        assert (await names["decide"](ask, conversation)).action == "ask"
         await execute(BLOCKS["tenants"], names)
-        assert (await names["client_for"](conversation)).url == "http://agent-1:4096"
+        server = await names["client_for"](conversation)
+        assert server.url == "http://agent-1:4096"
+        server.check_inside(Server("http://localhost:4096", directory="/srv/agents"))
     await names["engine"].dispose()
     assert "You said: And now the tests." in capsys.readouterr().out

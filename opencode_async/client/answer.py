@@ -33,6 +33,7 @@ from opencode_async.protocol.exchange import Exchange, Outcome, TurnError
 from opencode_async.protocol.limits import CANCELLED, Watchdog, stopped
 from opencode_async.protocol.messages import UpstreamError
 from opencode_async.protocol.reply import Reply
+from opencode_async.protocol.subagents import child_of
 from opencode_async.timings import Timings
 
 if TYPE_CHECKING:
@@ -197,8 +198,8 @@ class Answer:
                 case _:
                     changes += self._reply.apply(item)
             self._watchdog.take(item, self._now())
-        self._adopt_children(changes)
         await self._owner.publish(changes)
+        await self._adopt_children(changes)
         if not all(isinstance(item, MessagePartDelta) for item in items):
             self._count()  # words that are added to a part begin nothing and say of no cost
         await self._heed_limits()
@@ -222,13 +223,26 @@ class Answer:
         ends = self._stopping_since is not None or self._reply.concluded
         return not (ends or self._exceeded)
 
-    def _adopt_children(self, changes: Sequence[ReplyChange]) -> None:
-        """Listen to a subagent whose session is not new: a resumed one, or one a gap swallowed."""
+    async def _adopt_children(self, changes: Sequence[ReplyChange]) -> None:
+        """Listen to a subagent whose session is not new: a resumed one, or one a gap swallowed.
+
+        A call may resume any session of the server, another conversation's, too, which is none of
+        ours (OpenCode 1.18.33, its code).
+        """
         for change in changes:
-            if isinstance(change, (PartAdded, PartUpdated)):
-                child = getattr(change.part, "session_id", None)
-                if child is not None:
-                    self._client.hub.adopt(self._events, child)
+            if not isinstance(change, (PartAdded, PartUpdated)):
+                continue
+            child, caller = child_of(change.part), change.part.subagent or self._reply.session_id
+            if child is None or child in self._events.session_ids:
+                continue
+            try:
+                siblings = await self._client.children(caller)
+            except OpencodeError as error:
+                self._report(error, "warning", during="looking for a subagent")
+                continue  # a look at REST finds it
+            if any(sibling.session_id == child for sibling in siblings):
+                self._client.hub.adopt(self._events, child)
+                self._events.put(Gap())  # what it did until now
 
     def _give_up_waiting(self) -> None:
         for since, error in self._outages.values():

@@ -260,12 +260,15 @@ class OpencodeClient:
         that was deleted is not known any more.
         """
         with suppress(SessionNotFoundError):
-            started = [c for c in await self.children(session_id) if c.created >= start]
+            siblings = await self.children(session_id)
+            started = [child for child in siblings if child.created >= start]
             children += sorted(started, key=lambda child: child.created)
-            # A call may also have gone on with a subagent of an earlier turn.
+            # A call may also have gone on with a subagent of an earlier turn. It may name any
+            # session of the server, another conversation's, too, which is none of ours.
             named = [child_of(part) for message in answers for part in message.parts]
+            own = {child.session_id for child in siblings}
             for child in dict.fromkeys([c.session_id for c in started] + named):
-                if child is not None and child not in theirs:
+                if child in own and child not in theirs:
                     made = theirs[child] = await self._answered_since(child, start)
                     await self._delegated(child, made, start, children, theirs)
 

@@ -76,6 +76,7 @@ class Reply:
         self._ledger = {charge.message_id: charge for charge in ledger}
         self._early: dict[str, list[Event]] = {}
         self._early_count = 0
+        self._dropped: set[str] = set()  # parts of which deltas were: they would have a hole
         for part in parts:
             self._put(part, ended=_is_done(part))
         self.tear()
@@ -276,7 +277,7 @@ class Reply:
             if event.message_id in self._answers[event.session_id]:
                 return []  # of a part that a gap swallowed: REST will tell
             return self._keep(event, event.message_id)
-        if index not in self._open or event.part_id in self._torn:
+        if index not in self._open or event.part_id in self._torn or event.part_id in self._dropped:
             return []  # REST gave the whole part before the stream did, or will
         self._text[index].append(event.delta)
         return [PartDelta(index, event.delta)] if event.delta else []
@@ -383,6 +384,8 @@ class Reply:
         if self.accepted and self._early_count < MOST_EARLY:
             self._early.setdefault(until, []).append(event)
             self._early_count += 1
+        elif isinstance(event, MessagePartDelta):
+            self._dropped.add(event.part_id)
         return []
 
     def _forget(self, until: str) -> list[Event]:

@@ -41,6 +41,11 @@ def has_leftovers(stored: Sequence[Rule], wanted: Sequence[Rule]) -> bool:
     return any((rule["permission"], rule["pattern"]) not in kept for rule in stored)
 
 
+def handed_down(rules: Sequence[Rule]) -> list[Rule]:
+    """Those that OpenCode starts a subagent with, of its caller's (1.18.33, measured)."""
+    return [r for r in rules if r["action"] == "deny" or r["permission"] == "external_directory"]
+
+
 def missing(stored: Sequence[Rule], tail: Sequence[Rule]) -> list[Rule]:
     """What to add so that the list ends with ``tail``: nothing where it does already."""
     ends = list(stored[len(stored) - len(tail) :]) if len(tail) <= len(stored) else None

@@ -44,12 +44,6 @@ class AskRows:
         """Those that are not at their end."""
         return await self._found(self._mine, self._kind.status.in_(PENDING_ASKS))
 
-    async def of(self, upstream_id: str) -> AskMixin | None:
-        """The one that OpenCode knows under that id."""
-        return next(
-            iter(await self._found(self._mine, self._kind.upstream_id == upstream_id)), None
-        )
-
     async def grant(self, ask: Permission) -> bool:
         """Whether a person said ``always`` to such a permission in this conversation."""
         always = self._kind.reply["reply"].as_string() == "always"

@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from opencode_async.client.client import OpencodeClient
+from opencode_async.database import is_away
 from opencode_async.errors import LeaseLost, NotFoundError, OpencodeError
 from opencode_async.models import AskMixin
 from opencode_async.protocol.asks import PERMISSION, QUESTION, Ask, AskPolicy, Permission, kind_of
@@ -25,12 +26,15 @@ from opencode_async.protocol.changes import (
 from opencode_async.protocol.events import AskAnswered
 from opencode_async.turns.ask_rows import AskRows
 from opencode_async.turns.asks import (
+    ALWAYS,
     ANSWERED,
     ANSWERING,
     DEADLINE,
+    DECIDE,
     EXPIRED,
     GONE,
     OPEN,
+    is_public,
 )
 from opencode_async.turns.deciding import Deciding
 from opencode_async.turns.message import ask_json
@@ -71,6 +75,7 @@ class Asking:
         self._taken: set[str] = set()
         self._seen_open: set[str] = set()
         self._sent: set[str] = set()
+        self._replied: dict[str, dict[str, Any]] = {}  # what it says was replied
         self._waiting = False
         self._news = asyncio.Event()
         self._over = False
@@ -98,29 +103,39 @@ class Asking:
 
     async def answered(self, answered: AskAnswered) -> None:
         """OpenCode has a reply: ours, or one given past us, to its own terminal, say."""
-        reply = {"status": ANSWERED, "reply": dict(answered.reply)}
-        row = await self._rows.of(answered.id)
-        if row is not None and row.status == OPEN:
-            await self._settle(row, **reply)
+        self._replied[answered.id] = dict(answered.reply)
+        self.heed()
 
     async def listed(self, asks: Sequence[Ask]) -> None:
         """These are all that OpenCode waits for: take up what was missed, end what is gone."""
-        known = {row.upstream_id: row for row in await self._rows.all()}
-        for ask in asks:
-            row = known.pop(ask.id, None)
-            if row is None:
-                await self.asked(ask)
-                continue
-            self._taken.add(ask.id)
-            if row.status == OPEN:
-                self._seen_open.add(ask.id)
-            elif row.status in (ANSWERED, EXPIRED):
-                # Whoever said so was gone before OpenCode had heard of it.
-                await self._rows.set(row, status=ANSWERING)
-        for row in known.values():
-            if row.status == OPEN:
-                await self._settle(row, status=GONE)
+        try:
+            known = {row.upstream_id: row for row in await self._rows.all()}
+            for ask in asks:
+                row = known.pop(ask.id, None)
+                if row is None:
+                    await self.asked(ask)
+                else:
+                    await self._still_asked(ask, row)
+            for row in known.values():
+                if row.status == OPEN and row.upstream_id not in self._replied:
+                    await self._settle(row, status=GONE)
+        except LeaseLost:
+            raise
+        except Exception as error:
+            self._deciding.failed(error)  # the turn goes on, and at its next look this does
         self.heed()
+
+    async def _still_asked(self, ask: Ask, row: AskMixin) -> None:
+        """OpenCode waits for what a row knows of."""
+        self._taken.add(ask.id)
+        if row.status == OPEN:
+            self._seen_open.add(ask.id)
+        elif row.status == GONE and row.reply is None:
+            self._seen_open.add(ask.id)
+            await self._settle(row, status=OPEN)  # it was not listed for a while
+        elif row.status in (ANSWERED, EXPIRED, GONE):
+            # Whoever said so was gone before OpenCode had heard of it.
+            await self._rows.set(row, status=ANSWERING)
 
     async def _take(self, ask: Ask) -> None:
         try:
@@ -128,10 +143,10 @@ class Asking:
                 await self._reply(ask, ruled)
                 return
             reply, by = None, None
-            if isinstance(ask, Permission) and await self._rows.grant(ask):
-                reply, by = {"reply": "once"}, "always"
-            elif decided := await self._deciding.reply_to(ask):
-                reply, by = decided, "decide"
+            if decided := await self._deciding.reply_to(ask):
+                reply, by = decided, DECIDE
+            elif isinstance(ask, Permission) and await self._rows.grant(ask):
+                reply, by = {"reply": "once"}, ALWAYS
             row = await self._rows.add(ask, reply, by, within=self._policy.within)
             if row is None:
                 return
@@ -144,6 +159,15 @@ class Asking:
         except Exception as error:
             self._deciding.failed(error)
             self._taken.discard(ask.id)  # the next look at REST finds it again
+            if not (is_away(error) or isinstance(error, OpencodeError)):
+                await self._give_up(ask)
+
+    async def _give_up(self, ask: Ask) -> None:
+        """Refuse what cannot be stored, for want of a host's own column, say."""
+        try:
+            await self._client.dismiss(ask)
+        except OpencodeError as error:
+            self._deciding.failed(error)
 
     async def _reply(self, ask: Ask, reply: Mapping[str, Any]) -> None:
         """Reply to what is no person's to answer; nothing is stored of it."""
@@ -161,8 +185,11 @@ class Asking:
                 pending = await self._rows.pending()
                 self._waiting = bool(pending)
                 for row in pending:
+                    reply = self._replied.get(row.upstream_id or "")
                     if row.status == ANSWERING:
                         await self._send(row)
+                    elif reply is not None:
+                        await self._settle(row, status=ANSWERED, reply=reply)
             except LeaseLost:
                 raise
             except Exception as error:
@@ -186,7 +213,8 @@ class Asking:
         await self._settle(row, status=done)
 
     async def _settle(self, row: AskMixin, **values: Any) -> None:
-        """End the ask, unless another one did since, and tell of it."""
-        ended = await self._rows.set(row, **values)
-        if ended is not None:
-            await self._tell([RESOLVED[ended.kind or ""](ask_json(ended))])
+        """Set what has become of an ask, unless another one did since, and tell of it."""
+        now = await self._rows.set(row, **values)
+        if now is not None and is_public(now):
+            told = ASKED if now.status == OPEN else RESOLVED
+            await self._tell([told[now.kind or ""](ask_json(now))])

@@ -34,10 +34,16 @@ from opencode_async.protocol.asks import (
 
 OPEN, ANSWERING, ANSWERED, EXPIRED, GONE = "open", "answering", "answered", "expired", "gone"
 PENDING_ASKS = (OPEN, ANSWERING)
-DEADLINE = "deadline"  # what `answered_by` says of a reply that nobody gave in time
+# What `answered_by` says of a reply that no person gave.
+DEADLINE, DECIDE, ALWAYS = "deadline", "decide", "always"
 
 Reply = PermissionReply | QuestionReply
 Decide = Callable[[Ask, Any], Awaitable[Decision]]
+
+
+def is_public(row: AskMixin) -> bool:
+    """Whether people see it: not what a hook, or an earlier ``always``, decided without them."""
+    return row.answered_by not in (DECIDE, ALWAYS)
 
 
 async def asks_of(

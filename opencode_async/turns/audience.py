@@ -66,8 +66,9 @@ class Audience(Generic[MessageT]):
         )
         self._writer: SnapshotWriter | None = None
         self._observer: ObserverFeed | None = None
-        self._disordered = False
         self._publishing = asyncio.Lock()  # the reply's changes and those of asks, one by one
+        self._anew = 0  # how many wait to tell all of it, because no index means anything
+        self._disordered = False  # the last of them failed
 
     def observe(self, tasks: asyncio.TaskGroup) -> None:
         """Begin to tell the host's observer, if there is one."""
@@ -107,23 +108,25 @@ class Audience(Generic[MessageT]):
         if self._observer is not None:
             self._observer.take(PartAdded(i, part) for i, part in enumerate(reply.result()))
 
-    async def publish(self, changes: Sequence[ReplyChange | AskChange] | None) -> None:
+    async def publish(
+        self,
+        changes: Sequence[ReplyChange | AskChange] | None,
+        check_lease: Callable[[], Awaitable[None]],
+    ) -> None:
         """Tell them; ``None`` when the parts stand in another order now. Raises ``LeaseLost``."""
-        async with self._publishing:
-            await self._publish(changes)
-
-    async def _publish(self, changes: Sequence[ReplyChange | AskChange] | None) -> None:
-        if changes is None or self._disordered:
-            self._disordered = True  # until they know the order, no index means anything to them
-            try:
+        if changes is None or self._anew or self._disordered:
+            self._anew += 1
+            async with self._publishing:
+                await check_lease()
                 await self._publish_anew()
-                self._disordered = False
-            except LeaseLost:
-                raise
-            except Exception as error:
-                self.failed(error, "warning", during="publishing a snapshot")
+                self._anew -= 1
         elif changes:
-            await self._publisher.publish(changes)
+            # Numbered before anything is waited for: the row may be written meanwhile, with what
+            # has changed, and its cursor must say so.
+            frames = self._publisher.numbered(changes)
+            async with self._publishing:
+                await check_lease()
+                await self._publisher.publish(frames)
             if self._writer is not None:
                 self._writer.changed()
             if self._observer is not None:
@@ -160,12 +163,21 @@ class Audience(Generic[MessageT]):
         return {**columns, "cursor": self._publisher.seq}
 
     async def _publish_anew(self) -> None:
-        if self._writer is not None:
-            await self._writer.write()
-        async with self._sessions() as db:
-            row = await db.get_one(type(self._row), key_of(self._row))
-            asks = await asks_of(db, self._wiring.asks, [row.id])
-        await self._publisher.publish([Snapshot(message_json(row, asks))])
+        """Tell all of it, as the row then has it; what fails is tried again at the next change."""
+        self._disordered = True
+        try:
+            if self._writer is not None:
+                await self._writer.write()
+            async with self._sessions() as db:
+                row = await db.get_one(type(self._row), key_of(self._row))
+                asks = await asks_of(db, self._wiring.asks, [row.id])
+        except LeaseLost:
+            raise
+        except Exception as error:
+            self.failed(error, "warning", during="publishing a snapshot")
+            return
+        await self._publisher.publish(self._publisher.numbered([Snapshot(message_json(row, asks))]))
+        self._disordered = False
         if self._observer is not None:
             self._observer.reset(len(row.parts or ()))
 

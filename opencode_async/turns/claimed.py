@@ -139,8 +139,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
 
     async def publish(self, changes: Sequence[ReplyChange | AskChange] | None) -> None:
         """See ``Owner``. Raises ``LeaseLost``: a worker that slept may own the turn no more."""
-        await self._check_lease()
-        await self._audience.publish(changes)
+        await self._audience.publish(changes, self._check_lease)
         if changes is None or any(isinstance(change, UsageChanged) for change in changes):
             self._ask_host()
 
@@ -292,8 +291,8 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                 )
                 if self._stopping:
                     events.put(Nudge())
-                if anew:
-                    await self._reached(partial(self._session.permit, session_id, *self._rules()))
+                # Also where another worker began: it may have gone before it had done that.
+                await self._reached(partial(self._session.permit, session_id, *self._rules()))
                 self._ask_host()
                 if anew and not await answer.post():
                     return Ending(STOPPED, None)

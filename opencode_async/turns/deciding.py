@@ -61,10 +61,10 @@ class Deciding:
         try:
             async with asyncio.timeout(DECIDE):
                 decision = await self._decide(ask, await self._conversation())
+            return decision.reply_to(kind_of(ask))
         except Exception as error:
             self.failed(error)
             return None
-        return decision.reply_to(kind_of(ask))
 
 
 class Refusing:

@@ -94,12 +94,16 @@ class FramePublisher:
         self._epoch = epoch
         self._report = report
 
-    async def publish(self, changes: Iterable[Change]) -> None:
-        """Publish the changes in their order."""
+    def numbered(self, changes: Iterable[Change]) -> list[Frame]:
+        """The changes as frames, which are to be published in the order of these calls."""
         frames = []
         for change in merged(changes):
             self.seq += 1
             frames.append(frame_of(change, Cursor(self._message_id, self._epoch, self.seq)))
+        return frames
+
+    async def publish(self, frames: Sequence[Frame]) -> None:
+        """Hand the frames to the broker."""
         if frames and self._broker is not None:
             try:
                 await self._broker.publish(self._topic, self._epoch, frames, stored=self.stored)

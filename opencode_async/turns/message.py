@@ -16,6 +16,7 @@ from opencode_async.protocol.ledger import Charge
 from opencode_async.protocol.parts import Part, part_from_json
 from opencode_async.protocol.reply import Reply, reply_json
 from opencode_async.protocol.todos import Todo, todos_from_wire
+from opencode_async.turns.asks import is_public
 
 
 @dataclass(frozen=True)
@@ -121,9 +122,13 @@ def ask_json(row: AskMixin) -> dict[str, Any]:
 
 
 def asks_json(rows: Sequence[AskMixin], message_id: Any) -> dict[str, list[dict[str, Any]]]:
-    """Those of the asks that are the message's, in the contract's two fields."""
+    """Those of the asks that are the message's and people's, in the contract's two fields."""
     return {
-        name: [ask_json(row) for row in rows if row.kind == kind and row.message_id == message_id]
+        name: [
+            ask_json(row)
+            for row in rows
+            if row.kind == kind and row.message_id == message_id and is_public(row)
+        ]
         for name, kind in (("questions", QUESTION), ("permissions", PERMISSION))
     }
 

@@ -95,7 +95,10 @@ class ObserverFeed:
         while self._due:
             index = next(iter(self._due))
             new = self._due.pop(index)
-            part = self._part(index)
+            try:
+                part = self._part(index)
+            except IndexError:
+                continue  # the parts are other ones now, and will be told as such
             if new:
                 await self._call(self._observer.on_part_appended(part))
             else:

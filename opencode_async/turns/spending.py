@@ -15,6 +15,7 @@ from opencode_async.models import ConversationT, MessageMixin
 from opencode_async.session import Session
 
 MaySpend = Callable[[ConversationT, float], Awaitable[bool]]
+ANSWER = 60.0  # s a host's hook may take
 
 
 async def left_of(budget: float, row: MessageMixin, sessions: Sessions) -> float:
@@ -31,8 +32,8 @@ async def left_of(budget: float, row: MessageMixin, sessions: Sessions) -> float
 class Spending(Generic[ConversationT]):
     """Asks the host's hook, beside the stream, one question at a time, and only about more money.
 
-    ``refused`` is called where the host says no, ``failed`` with the error of a hook that raised:
-    it stops nothing, and is asked again when more was spent.
+    ``refused`` is called where the host says no, ``failed`` with the error of a hook that raised
+    or took too long: it stops nothing, and is asked again when more was spent.
     """
 
     def __init__(
@@ -86,7 +87,8 @@ class Spending(Generic[ConversationT]):
         while self._spent > self._asked:
             self._asked = self._spent
             try:
-                allowed = await may_spend(conversation, self._asked)
+                async with asyncio.timeout(ANSWER):
+                    allowed = await may_spend(conversation, self._asked)
             except Exception as error:
                 self._failed(error)
             else:

@@ -393,8 +393,10 @@ def test_only_so_many_events_are_kept_and_a_gap_in_them_is_left_to_rest() -> Non
     reply = new_reply(*prompted())
     apply(reply, text(T1), *[delta("x", T1)] * (MOST_EARLY + 100))
     apply(reply, answered())
-    assert contents(reply) == ["x" * (MOST_EARLY - 1)]
-    assert apply(reply, text(T1, "x" * 1100, ended=True)) == [PartDelta(0, "x" * 101)]
+    assert contents(reply) == [""]
+    assert apply(reply, delta("behind the hole", T1)) == []
+    whole = TextPart(T1, "x" * 1100)
+    assert apply(reply, text(T1, whole.content, ended=True)) == [PartUpdated(0, whole)]
 
 
 def test_the_room_for_early_events_is_free_again_when_their_message_came() -> None:

@@ -11,7 +11,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
 
 from opencode_async import (
     AlreadyAnswered,
@@ -26,8 +27,9 @@ from opencode_async import (
     QuestionReply,
 )
 from opencode_async.testing import ScriptedServer
+from opencode_async.turns.ask_rows import AskRows
 from opencode_async.turns.message import message_json
-from tests.support.hosts import Host, nowhere
+from tests.support.hosts import Ask, Host, nowhere
 from tests.support.replay import assert_replay_is
 from tests.turns.asking import (
     BASH,
@@ -347,6 +349,45 @@ async def test_what_is_answered_past_the_library_is_answered_here_too(
         (stored,) = await rows_of(app, turn.id)
     assert row.finish == "stop"
     assert (stored.status, stored.reply) == ("answered", {"reply": "once"})
+
+
+async def test_a_turn_goes_on_where_its_asks_cannot_be_read(
+    database_url: str, opencode: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, failures, back = AskRows.all, 2, asyncio.Event()
+
+    async def failing(rows: AskRows) -> Any:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OperationalError("SELECT", None, OSError("the database is restarting"))
+        back.set()
+        return await read(rows)
+
+    monkeypatch.setattr(AskRows, "all", failing)
+    timings = replace(TIMINGS, look=0.3)
+    async with an_app(database_url, opencode, timings=timings) as app, a_turn(app, BASH) as turn:
+        (ask,) = await turn.asks()
+        async with asyncio.timeout(20):
+            await back.wait()
+        await app.agent.turns.answer(turn.id, ask["id"], ONCE)
+        row = await turn.row()
+    assert (row.status, row.finish, row.epoch) == ("completed", "stop", 1)
+
+
+async def test_an_ask_that_was_thought_to_be_gone_is_open_again(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    timings = replace(TIMINGS, look=0.3)
+    async with an_app(database_url, opencode, timings=timings) as app, a_turn(app, BASH) as turn:
+        await turn.asks()
+        async with app.sessions.begin() as db:
+            await db.execute(update(Ask).values(status="gone"))
+        await turn.until(lambda _: len([c for c in turn.changes if "asked" in c.event]) == 2)
+        (ask,) = await turn.asks()
+        await app.agent.turns.answer(turn.id, ask["id"], ONCE)
+        row = await turn.row()
+    assert (row.status, row.finish) == ("completed", "stop")
 
 
 async def test_a_subagents_permission_is_asked_in_the_parents_turn(

@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,6 +242,22 @@ async def test_a_slow_hook_holds_nothing_up_and_goes_with_its_turn(
     assert (row.status, len(row.ledger)) == ("completed", 6)
     assert given_up == [STEP]  # one question at a time
     assert len([change for change in changes if change.event == "usage"]) > 1
+
+
+async def test_a_hook_that_never_answers_lets_the_turn_begin_after_a_while(
+    opencode: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def may_spend(conversation: Any, spent: float) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    monkeypatch.setattr("opencode_async.turns.spending.ANSWER", 0.2)
+    url = f"sqlite+aiosqlite:///{tmp_path}/test.db"
+    async with host(url, opencode, may_spend=may_spend, dispatch=nowhere) as app:
+        async with asyncio.timeout(20):
+            row, _ = await run(app, await app.conversation(), "SCRIPT:text Hello.")
+    assert (row.status, row.content) == ("completed", "Hello.")
+    assert TimeoutError in [type(error) for error in app.reports.errors]
 
 
 async def test_a_host_that_says_no_when_the_answer_is_done_lets_people_have_it(

@@ -151,6 +151,25 @@ async def test_a_subagent_is_found_where_its_call_does_not_name_it(
     assert_replay_is(changes, message_json(row))
 
 
+async def test_a_call_that_names_another_conversations_session_tells_nothing_of_it(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    """OpenCode lets it: in one directory all sessions are each other's (1.18.33, measured)."""
+    async with host(database_url, opencode, dispatch=nowhere) as app:
+        theirs, _ = await run(app, await app.conversation(), "SCRIPT:text A secret.")
+        foreign = await app.session_id(theirs)
+        call = delegated("SCRIPT:text Said there.")
+        call["args"]["task_id"] = foreign
+        row, changes = await run(
+            app, await app.conversation(), f"SCRIPT:tools {json.dumps([call])}"
+        )
+        said = texts(answers_in(await messages_of(app, foreign)))
+    assert (row.status, said) == ("completed", ["A secret.", "Said there."])
+    assert said_by(foreign, row) == []
+    assert "secret" not in str([change.to_json() for change in changes])
+    assert foreign not in {charge["session_id"] for charge in row.ledger}
+
+
 async def test_another_worker_goes_on_with_what_a_subagent_says(
     database_url: str, opencode: ScriptedServer
 ) -> None:
