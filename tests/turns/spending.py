@@ -15,7 +15,9 @@ from tests.support.hosts import Host
 from tests.turns.ended import Json, answers_in, messages_of
 
 STEP = 8.6e-05  # what a step of `loop` costs: 80 tokens in, 20 of a cache, 2 out
-SUBAGENT = "SCRIPT:task " + json.dumps({"prompt": "SCRIPT:loop 50"})
+# Each of its steps takes a while, so that there is no next one before its turn is stopped.
+STEPS = [{"name": "bash", "args": {"command": "sleep 0.2", "description": "Rests"}}] * 50
+SUBAGENT = "SCRIPT:task " + json.dumps({"prompt": f"SCRIPT:tools {json.dumps(STEPS)}"})
 
 
 @asynccontextmanager

@@ -45,12 +45,9 @@ def code_of(result: TurnResult) -> str | None:
     return result.error.code if result.error else None
 
 
-# Each step takes a while, so that there is no next one before the turn is stopped.
-SLEEPS = [{"name": "bash", "args": {"command": "sleep 0.2", "description": "Rests"}}] * 50
-SLOW_SUBAGENT = f"SCRIPT:task {json.dumps({'prompt': f'SCRIPT:tools {json.dumps(SLEEPS)}'})}"
 # script, the steps after which more than 0.001 is spent: a step that calls a subagent says what it
 # cost when that has ended (OpenCode 1.18.33, measured)
-CROSSINGS = {"steps": ("SCRIPT:loop 50", 12), "a subagent": (SLOW_SUBAGENT, 13)}
+CROSSINGS = {"steps": ("SCRIPT:loop 50", 12), "a subagent": (SUBAGENT, 13)}
 
 
 @pytest.mark.parametrize("name", CROSSINGS)
