@@ -20,6 +20,11 @@ from opencode_async.testing import ScriptedServer
 from tests.support.parts import REPOSITORY
 
 
+def heed_ctrl_c() -> None:
+    """As in a terminal: what a shell runs in the background, tests say, ignores it, and so on."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @asynccontextmanager
 async def terminal(
     server: ScriptedServer, text: str
@@ -39,6 +44,7 @@ async def terminal(
         stdin=its,
         stdout=its,
         stderr=its,
+        preexec_fn=heed_ctrl_c,
     )
     os.close(its)
     screen = asyncio.StreamReader()
