@@ -30,6 +30,11 @@
     ├── AlreadyAnswered            somebody answered it before, or its time was over
     ├── AskGone                    the agent waits for it no more
     ├── InvalidReply               a reply that does not answer what was asked
+    ├── ArtifactNotFound           no such artifact (or not for this user)
+    ├── SandboxUnreachable         the agent's folder is on a disk that is not seen here
+    ├── SandboxFileRefused         a file of the agent's that is not read
+    ├── ArtifactStoreError         the artifact store did not take, or give, what it should
+    │   └── ArtifactMissing        …for it has nothing under that key
     ├── IdempotencyMismatch        an idempotency key came again with another request
     ├── LeaseHeld                  another worker is running this turn
     ├── LeaseLost                  this worker no longer is
@@ -269,6 +274,50 @@ class AskGone(OpencodeError):
 
 class InvalidReply(OpencodeError):
     """A reply does not answer what was asked; the message says why."""
+
+
+class ArtifactNotFound(OpencodeError):
+    """There is no artifact with that id."""
+
+    def __init__(self, artifact_id: object) -> None:
+        super().__init__(f"there is no artifact {artifact_id!r}")
+        self.artifact_id = artifact_id
+
+
+class SandboxUnreachable(OpencodeError):
+    """The OpenCode server's ``directory`` is not seen by this process, so no file gets there."""
+
+    def __init__(self, directory: str) -> None:
+        super().__init__("files can only be sent where the app sees the agent's disk")
+        self.directory = directory
+
+
+class SandboxFileRefused(OpencodeError):
+    """A file in a sandbox is not read: ``reason`` is a word, ``path`` its place in the sandbox.
+
+    The reasons: ``symlink``, ``hard_link``, ``not_regular``, ``too_large``, ``changed``, ``gone``,
+    ``name``, ``too_many``, ``too_deep``, ``unreadable``.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"{path!r} is not read: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class ArtifactStoreError(OpencodeError):
+    """The artifact store failed; ``__cause__`` says how."""
+
+    def __init__(self, key: str, what: str) -> None:
+        super().__init__(f"the artifact store {what}: {key}")
+        self.key = key
+
+
+class ArtifactMissing(ArtifactStoreError):
+    """The artifact store has nothing under that key."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(key, "has nothing under that key")
 
 
 class IdempotencyMismatch(OpencodeError):

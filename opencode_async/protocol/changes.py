@@ -166,6 +166,17 @@ class QuestionResolved:
 
 
 @dataclass(frozen=True, slots=True)
+class ArtifactAdded:
+    """A file that the turn produced is kept; the artifact as the message has it."""
+
+    event: ClassVar[str] = "artifact"
+    artifact: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"artifact": self.artifact}
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The turn has ended; the message as stored. Nothing follows."""
 
@@ -178,7 +189,8 @@ class Finished:
 
 ReplyChange = PartAdded | PartDelta | PartUpdated | TodosChanged | Retrying | UsageChanged
 AskChange = PermissionAsked | PermissionResolved | QuestionAsked | QuestionResolved
-Change = Snapshot | MessageAdded | StatusChanged | ReplyChange | AskChange | Finished
+RowChange = AskChange | ArtifactAdded  # of what stands beside the message, in rows of its own
+Change = Snapshot | MessageAdded | StatusChanged | ReplyChange | RowChange | Finished
 ChangeT = TypeVar("ChangeT", bound=Change)
 
 
@@ -210,5 +222,6 @@ READERS: Mapping[str, Callable[[Mapping[str, Any]], Change]] = {
     PermissionResolved.event: lambda d: PermissionResolved(d["permission"]),
     QuestionAsked.event: lambda d: QuestionAsked(d["question"]),
     QuestionResolved.event: lambda d: QuestionResolved(d["question"]),
+    ArtifactAdded.event: lambda d: ArtifactAdded(d["artifact"]),
     Finished.event: lambda d: Finished(d["message"]),
 }

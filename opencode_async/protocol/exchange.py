@@ -12,6 +12,7 @@ from opencode_async.protocol.lineage import Lineage
 from opencode_async.protocol.messages import ABORTED, UpstreamError, Usage, WireMessage
 from opencode_async.protocol.parts import Part, ToolPart, interrupted
 from opencode_async.protocol.subagents import Subagent, child_of, is_task, linked
+from opencode_async.protocol.tool_artifacts import ToolArtifact, tool_artifacts
 
 TerminalStatus = Literal["completed", "cancelled", "error"]
 
@@ -139,6 +140,11 @@ class Exchange:
     def final_parts(self) -> tuple[Part, ...]:
         """The parts of a turn that is over: a tool still running will never end."""
         return tuple(interrupted(part) for part in self.parts)
+
+    @property
+    def tool_artifacts(self) -> tuple[ToolArtifact, ...]:
+        """The files that its tool calls say they left, subagents' included."""
+        return tool_artifacts(self.parts)
 
     def _told(
         self, answers: Iterable[WireMessage], subagent: str | None, seen: set[str]

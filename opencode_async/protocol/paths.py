@@ -33,6 +33,20 @@ class Paths:
             raise ValueError(f"a sandbox_key is the name of a folder, not {key!r}")
         return posixpath.join(self.directory, "sandbox", key)
 
+    def place_of(self, path: str, sandbox: str) -> tuple[str, bool] | None:
+        """Where a file of the server's stands, and whether that is relative to the sandbox.
+
+        Else it is relative to the directory; ``None`` for one that is elsewhere, also if that is
+        another conversation's sandbox.
+        """
+        path = posixpath.normpath(path)
+        for root, inside in ((sandbox, True), (self.directory, False)):
+            below = root.rstrip("/") + "/"
+            if path.startswith(below):
+                place = path.removeprefix(below)
+                return None if place.split("/")[0] == "sandbox" and not inside else (place, inside)
+        return None
+
     def pattern(self, path: str) -> str:
         """The path as ``read`` and ``edit`` match it, relative to the work tree.
 

@@ -1,0 +1,43 @@
+"""A file of a turn, before it is stored."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Self
+
+Reading = Callable[[], AsyncIterator[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file that a turn produced: ``path`` is relative, ``read`` gives its bytes in chunks.
+
+    It may be read more than once. ``content_type`` is the host's word; what an agent wrote has
+    none, for its type is told from its bytes.
+    """
+
+    path: str
+    read: Reading
+    content_type: str | None = None
+
+    @classmethod
+    def of(cls, path: str, content: str | bytes, content_type: str | None = None) -> Self:
+        """A file whose content is in memory; text becomes UTF-8."""
+        data = content if isinstance(content, bytes) else content.encode("utf-8", "replace")
+
+        async def read() -> AsyncIterator[bytes]:
+            if data:
+                yield data
+
+        return cls(path, read, content_type)
+
+    @property
+    def filename(self) -> str:
+        """The last component of its path."""
+        return posixpath.basename(self.path)
+
+    async def content(self) -> bytes:
+        """All of its bytes, in memory."""
+        return b"".join([chunk async for chunk in self.read()])

@@ -1,0 +1,108 @@
+"""Putting a file of the host's, or of a user's, into a sandbox: whole, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.lowlevel
+
+from opencode_async.artifacts.filenames import numbered, safe_filename
+from opencode_async.artifacts.sandbox_file import open_root
+from opencode_async.errors import SandboxFileRefused
+
+T = TypeVar("T")
+
+MOST_OF_A_NAME = 1000  # files of one name: the agent may have made them all
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+MODE = 0o644
+
+
+async def placed(root: Path, filename: str, chunks: AsyncIterator[bytes]) -> str:
+    """What ``Sandbox.place`` does."""
+    placing = _Placing(root, filename)
+    try:
+        name = await _to_its_end(placing.create)
+        async for chunk in chunks:
+            await _to_its_end(partial(placing.write, chunk))
+        await _to_its_end(placing.finish)
+    except BaseException:
+        await _to_its_end(placing.undo)
+        raise
+    finally:
+        placing.close()
+    return name
+
+
+async def _to_its_end(step: Callable[[], T]) -> T:
+    """Run a step in a thread; who is cancelled meanwhile learns of it when the step is over.
+
+    Else what a step opens, or writes, may come after it was undone.
+    """
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):  # an anyio scope would cancel again and again
+        running = asyncio.get_running_loop().run_in_executor(None, step)
+        while not running.done():
+            try:
+                await asyncio.wait([running])
+            except asyncio.CancelledError as error:
+                cancelled = error
+    if cancelled is not None:
+        running.exception()  # looked at, or asyncio complains
+        raise cancelled
+    result = running.result()
+    await anyio.lowlevel.checkpoint_if_cancelled()
+    return result
+
+
+class _Placing:
+    """A file that is being written; methods block, except ``close``."""
+
+    def __init__(self, root: Path, filename: str) -> None:
+        self._root = root
+        self._wanted = safe_filename(filename)
+        self._name = ""
+        self._folder = self._file = -1  # descriptors
+        self._identity: tuple[int, int] | None = None
+
+    def create(self) -> str:
+        self._folder = open_root(self._root, ".", make=True)
+        for number in range(1, MOST_OF_A_NAME + 1):
+            name = self._wanted if number == 1 else numbered(self._wanted, number)
+            with suppress(FileExistsError):
+                self._file = os.open(name, NEW, MODE, dir_fd=self._folder)
+                status = os.fstat(self._file)
+                self._name, self._identity = name, (status.st_dev, status.st_ino)
+                os.fchmod(self._file, MODE)  # whatever this process's umask is
+                return name
+        raise SandboxFileRefused(self._wanted, "too_many")
+
+    def write(self, chunk: bytes) -> None:
+        rest = memoryview(chunk)
+        while rest:
+            rest = rest[os.write(self._file, rest) :]
+
+    def finish(self) -> None:
+        descriptor, self._file = self._file, -1
+        os.close(descriptor)  # some file systems find out only now that there is no room
+
+    def undo(self) -> None:
+        """Remove the file, unless the agent has put another one in its place."""
+        with suppress(OSError):
+            status = os.stat(self._name, dir_fd=self._folder, follow_symlinks=False)
+            if (status.st_dev, status.st_ino) == self._identity:
+                os.unlink(self._name, dir_fd=self._folder)
+        if self._file >= 0:
+            with suppress(OSError):
+                self.finish()
+
+    def close(self) -> None:
+        """Close the folder, for which there is nothing to wait."""
+        if self._folder >= 0:
+            os.close(self._folder)

@@ -1,0 +1,42 @@
+"""What becomes of the files that turns produce."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from opencode_async.artifacts.stores.store import ArtifactStore
+from opencode_async.artifacts.transform import Transform, Trust
+
+
+@dataclass(frozen=True)
+class ArtifactPolicy:
+    """Where the files of turns are kept, and which of them.
+
+    ``store`` keeps their bytes. ``max_files`` are kept of a message and ``max_bytes`` of a file;
+    what is beyond is reported. ``default_attach`` keeps ``all`` files of a turn, or ``none`` but
+    what ``transforms`` render. ``secret`` signs those: the same in every process, and kept; without
+    one there can be no transforms. A turn waits ``within`` seconds for its files at most.
+    ``directory`` is the OpenCode server's directory as this process sees it, where that is at
+    another path here than there.
+    """
+
+    store: ArtifactStore
+    max_files: int = 100
+    max_bytes: int = 100_000_000
+    default_attach: Literal["all", "none"] = "all"
+    transforms: Sequence[Transform] = ()
+    secret: str | None = field(default=None, repr=False)
+    within: float = 120.0
+    directory: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.transforms and not self.secret:
+            raise ValueError("transforms need a secret, which signs what they render")
+
+
+def trust_of(policy: ArtifactPolicy | None) -> Trust:
+    """Tells what the policy's transforms rendered; without a policy, nothing is trusted."""
+    return Trust(None if policy is None else policy.secret)

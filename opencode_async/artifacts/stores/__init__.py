@@ -1,0 +1,1 @@
+"""Where artifacts' bytes are kept: a seam, one technology a file."""
