@@ -1,5 +1,14 @@
 """An OpenCode agent behind any FastAPI app: durable turns, resumable streams."""
 
+from opencode_async.artifacts.artifact import Artifact
+from opencode_async.artifacts.message_artifacts import MessageArtifacts
+from opencode_async.artifacts.policy import ArtifactPolicy
+from opencode_async.artifacts.sandbox import Sandbox
+from opencode_async.artifacts.sandbox_file import SandboxFile
+from opencode_async.artifacts.stores.directory import DirectoryArtifactStore
+from opencode_async.artifacts.stores.store import ArtifactStore
+from opencode_async.artifacts.transform import Transform
+from opencode_async.artifacts.uploads import UploadedFile, UploadedFilesPrompt
 from opencode_async.brokers.broker import EventBroker
 from opencode_async.brokers.memory import MemoryBroker
 from opencode_async.client.client import OpencodeClient
@@ -8,6 +17,9 @@ from opencode_async.client.local_server import LocalServer
 from opencode_async.client.server import Server
 from opencode_async.errors import (
     AlreadyAnswered,
+    ArtifactMissing,
+    ArtifactNotFound,
+    ArtifactStoreError,
     AskGone,
     AskNotFound,
     AuthenticationError,
@@ -29,6 +41,7 @@ from opencode_async.errors import (
     OutsideRoot,
     ProtocolError,
     QueueFull,
+    SandboxFileRefused,
     SchemaError,
     ServerError,
     SessionMoved,
@@ -54,6 +67,7 @@ from opencode_async.protocol.asks import (
     QuestionReply,
 )
 from opencode_async.protocol.changes import (
+    ArtifactAdded,
     Change,
     Finished,
     MessageAdded,
@@ -90,7 +104,14 @@ from opencode_async.web.access import Access
 __all__ = [
     "Access",
     "AlreadyAnswered",
+    "Artifact",
+    "ArtifactAdded",
+    "ArtifactMissing",
     "ArtifactMixin",
+    "ArtifactNotFound",
+    "ArtifactPolicy",
+    "ArtifactStore",
+    "ArtifactStoreError",
     "Ask",
     "AskGone",
     "AskMixin",
@@ -105,6 +126,7 @@ __all__ = [
     "ConversationMixin",
     "ConversationNotFound",
     "Decision",
+    "DirectoryArtifactStore",
     "ErrorReporter",
     "EventBroker",
     "EventHub",
@@ -120,6 +142,7 @@ __all__ = [
     "LocalServer",
     "MemoryBroker",
     "MessageAdded",
+    "MessageArtifacts",
     "MessageMixin",
     "MessageNotFound",
     "NotFoundError",
@@ -150,6 +173,9 @@ __all__ = [
     "Reply",
     "ReplyObserver",
     "Retrying",
+    "Sandbox",
+    "SandboxFile",
+    "SandboxFileRefused",
     "SchemaError",
     "Server",
     "ServerError",
@@ -166,6 +192,7 @@ __all__ = [
     "TodosChanged",
     "ToolPart",
     "TransactionOpen",
+    "Transform",
     "Turn",
     "TurnError",
     "TurnFailed",
@@ -173,6 +200,8 @@ __all__ = [
     "TurnResult",
     "TurnSettings",
     "UnprotectedServer",
+    "UploadedFile",
+    "UploadedFilesPrompt",
     "Usage",
     "UsageChanged",
     "UsageError",

@@ -11,6 +11,8 @@ from typing import Any, Generic, Self
 from fastapi import APIRouter, Request, Response, params
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from opencode_async.artifacts.policy import ArtifactPolicy, trust_of
+from opencode_async.artifacts.stores.directory import DirectoryArtifactStore
 from opencode_async.brokers.broker import EventBroker
 from opencode_async.brokers.memory import MemoryBroker
 from opencode_async.client.client import OpencodeClient
@@ -26,12 +28,15 @@ from opencode_async.tables import Tables
 from opencode_async.timings import Timings
 from opencode_async.turns.asks import Decide
 from opencode_async.turns.audience import ObserverFactory, OnTurnFinished
+from opencode_async.turns.beside import Besides
 from opencode_async.turns.erasing import erase
 from opencode_async.turns.message import TurnResult
 from opencode_async.turns.spending import MaySpend
 from opencode_async.turns.turn import Turn
 from opencode_async.turns.turns import Dispatch, Turns
+from opencode_async.turns.uploading import Uploading
 from opencode_async.web.access import AccessDependency
+from opencode_async.web.multipart import UploadLimits
 from opencode_async.web.router import RouterOptions, build_router
 from opencode_async.web.schemas import PostRules
 from opencode_async.web.shown import Show, Shown
@@ -62,6 +67,8 @@ class Opencode(Generic[ConversationT, MessageT]):
       a user or a day, say), asked before its prompt is posted and whenever it has cost more, which
       is known at the end of each step; ``spent`` is what this turn has cost so far. ``False`` stops
       it (``error``, ``budget``). Steps go on meanwhile, and if it raises, which is reported;
+    * ``artifacts``: an ``ArtifactPolicy``, where the files that turns produce are kept, and which
+      (default, where ``tables`` has a class for them: all, in the folder ``artifacts``);
     * ``error_reporter``: see ``ErrorReporter``;
     * ``broker``: an ``EventBroker``, which says how far followers hear a turn live (default: within
       this process; elsewhere they read the row);
@@ -83,6 +90,7 @@ class Opencode(Generic[ConversationT, MessageT]):
         may_spend: MaySpend[ConversationT] | None = None,
         error_reporter: ErrorReporter = log_error,
         decide: Decide | None = None,
+        artifacts: ArtifactPolicy | None = None,
         broker: EventBroker | None = None,
         timings: Timings | None = None,
     ) -> None:
@@ -99,6 +107,15 @@ class Opencode(Generic[ConversationT, MessageT]):
         self._observer_factory = observer_factory
         self._on_turn_finished = on_turn_finished
         self._decide = decide
+        if tables.artifact is not None and artifacts is None:
+            artifacts = ArtifactPolicy(DirectoryArtifactStore("artifacts"))
+        self.artifacts = artifacts
+        self.besides = Besides(tables.ask, tables.artifact, trust_of(artifacts))
+        self.uploading: Uploading[ConversationT, MessageT] | None = None
+        if tables.artifact is not None and artifacts is not None:
+            self.uploading = Uploading(
+                tables.artifact, artifacts, self.sessions, tables.message, self.error_reporter
+            )
         self._may_spend = may_spend
         self._pool: ClientPool | None = None
         self._client: OpencodeClient | None = None
@@ -110,10 +127,13 @@ class Opencode(Generic[ConversationT, MessageT]):
             pool = ClientPool(self._server, self.error_reporter)
             self._pool = await stack.enter_async_context(pool)
             self._client = await self._pool.client(self._server)
+            if self.artifacts is not None:
+                await stack.enter_async_context(self.artifacts.store)
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self._turns = Turns(
                 self.sessions,
                 self.tables,
+                self.besides,
                 self.broker,
                 tasks,
                 make=self._make_turn,
@@ -187,6 +207,9 @@ class Opencode(Generic[ConversationT, MessageT]):
         agents: Sequence[str] = (),
         models: Sequence[str] = (),
         max_text: int = 100_000,
+        max_files: int = 10,
+        max_upload: int = 50_000_000,
+        upload_types: Sequence[str] = (),
         show: Show | None = None,
     ) -> APIRouter:
         """The routes of this agent, to include in an app.
@@ -194,11 +217,20 @@ class Opencode(Generic[ConversationT, MessageT]):
         ``access`` is a FastAPI dependency that returns the ``Access`` of whoever asks. ``tags`` are
         the agent's ``name`` unless given, which begins every operation id, too. ``agents``
         and ``models`` (``provider/model``) are what a browser may ask for, nothing unless listed.
-        ``max_text`` limits a message, in characters. ``show`` is given each part and returns what
+        ``max_text`` limits a message, in characters. With it come at most ``max_files`` files of
+        ``max_upload`` bytes each, of ``upload_types`` (such as ``image/*``) if there are any, told
+        by what is in them. ``show`` is given each part and returns what
         end users may see of it: the part, one with less in it, or ``None``; it must depend on the
         part alone.
         """
-        rules = PostRules(agents=tuple(agents), models=tuple(models), max_text=max_text)
+        uploads = UploadLimits(
+            max_files=max_files,
+            max_bytes=max_upload,
+            max_total=max_files * max_upload,
+            max_text=max_text,
+            content_types=tuple(upload_types),
+        )
+        rules = PostRules(tuple(agents), tuple(models), max_text, uploads)
         options = RouterOptions(
             [self.name] if tags is None else list(tags),
             list(dependencies),
@@ -230,6 +262,7 @@ class Opencode(Generic[ConversationT, MessageT]):
             self.sessions,
             self.tables,
             key,
+            None if self.artifacts is None else self.artifacts.store,
             self.timings,
             self.error_reporter,
         )
@@ -274,5 +307,7 @@ class Opencode(Generic[ConversationT, MessageT]):
             timings=self.timings,
             name=self.name,
             asks=self.tables.ask,
+            artifacts=self.tables.artifact,
+            artifact_policy=self.artifacts,
             decide=self._decide,
         )

@@ -94,7 +94,7 @@ class Session(Generic[ConversationT]):
         if not settings.permissions.fenced:
             return settings
         paths = await (await self.find_client()).paths()
-        folder = paths.sandbox(row.sandbox_key or await self._given_sandbox_key())
+        folder = paths.sandbox(await self.sandbox_key())
         system = "\n\n".join(filter(None, (settings.system, FOLDER.format(folder))))
         permissions = settings.permissions.inside(paths.pattern(folder))
         return replace(settings, system=system, permissions=permissions)
@@ -172,8 +172,10 @@ class Session(Generic[ConversationT]):
             raise ConversationNotFound(self.conversation_id)
         return row
 
-    async def _given_sandbox_key(self) -> str:
-        """The sandbox's key for a row from before the library; whoever is first gives it."""
+    async def sandbox_key(self) -> str:
+        """The name of the conversation's folder; a row from before the library is given one."""
+        if key := (await self.row()).sandbox_key:
+            return key
         column = self._kind.sandbox_key
         async with self._sessions.begin() as db:
             key = await db.scalar(

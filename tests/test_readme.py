@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from opencode_async import MessageMixin, Permission, ReasoningPart, Server, ToolPart
+from opencode_async import Artifact, MessageMixin, Permission, ReasoningPart, Server, ToolPart
 from opencode_async.testing import ScriptedServer
 from tests.support.hosts import engine_for
 from tests.support.serving import listening, serving
@@ -45,7 +45,7 @@ async def execute(code: str, names: dict[str, Any]) -> None:
 def test_every_python_block_is_known_here() -> None:
     assert set(BLOCKS) == {
         *("quickstart", "turn", "turns", "settings", "asks", "tenants"),
-        *("show", "script", "testing", "errors"),
+        *("show", "script", "testing", "errors", "files"),
     }
     assert README.count("```python") == len(BLOCKS)
 
@@ -110,6 +110,9 @@ async def test_the_blocks_for_python_run_in_turn(
         assert (await names["decide"](ask, conversation)).action == "reject"
         ask = Permission("ses_1", "per_1", "bash", ("ls rm",))
         assert (await names["decide"](ask, conversation)).action == "ask"
+        await execute(BLOCKS["files"].replace(SERVER, "server"), names)
+        page = await names["Report"]().render(Artifact.of("report.md", "<b>"))
+        assert await page.content() == b"<pre>&lt;b&gt;</pre>"
         await execute(BLOCKS["tenants"], names)
         server = await names["client_for"](conversation)
         assert server.url == "http://agent-1:4096"

@@ -8,11 +8,10 @@ meanwhile and another took over. It ends ``answered``, ``expired`` (its deadline
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sqlalchemy import Update, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Update, update
 
 from opencode_async.database import Sessions, locked
 from opencode_async.errors import (
@@ -44,16 +43,6 @@ Decide = Callable[[Ask, Any], Awaitable[Decision]]
 def is_public(row: AskMixin) -> bool:
     """Whether people see it: not what a hook, or an earlier ``always``, decided without them."""
     return row.answered_by not in (DECIDE, ALWAYS)
-
-
-async def asks_of(
-    db: AsyncSession, kind: type[AskMixin] | None, messages: Collection[Any]
-) -> Sequence[AskMixin]:
-    """What those messages ask, in order; ``kind`` is ``None`` where the host has no such table."""
-    if kind is None or not messages:
-        return ()
-    query = select(kind).where(kind.message_id.in_(messages))
-    return (await db.scalars(query.order_by(kind.created_at, kind.upstream_id))).all()
 
 
 async def answer(

@@ -8,16 +8,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic
 
+from opencode_async.artifacts.policy import ArtifactPolicy
 from opencode_async.brokers.broker import EventBroker
 from opencode_async.database import Sessions, key_of
 from opencode_async.errors import LeaseLost
-from opencode_async.models import AskMixin, MessageT
+from opencode_async.models import MessageT
 from opencode_async.observability.error_reporter import ErrorReporter, Severity
-from opencode_async.protocol.changes import AskChange, PartAdded, ReplyChange, Snapshot
+from opencode_async.protocol.changes import PartAdded, ReplyChange, RowChange, Snapshot
 from opencode_async.protocol.parts import Part
 from opencode_async.protocol.reply import Reply
 from opencode_async.timings import Timings
-from opencode_async.turns.asks import Decide, asks_of
+from opencode_async.turns.asks import Decide
+from opencode_async.turns.beside import Besides
 from opencode_async.turns.frames import FramePublisher
 from opencode_async.turns.lease import Lease
 from opencode_async.turns.message import TurnResult, message_json, reply_columns
@@ -41,7 +43,8 @@ class Wiring(Generic[MessageT]):
     report: ErrorReporter
     timings: Timings
     name: str
-    asks: type[AskMixin] | None
+    besides: Besides
+    artifacts: ArtifactPolicy | None
     decide: Decide | None
 
 
@@ -110,7 +113,7 @@ class Audience(Generic[MessageT]):
 
     async def publish(
         self,
-        changes: Sequence[ReplyChange | AskChange] | None,
+        changes: Sequence[ReplyChange | RowChange] | None,
         check_lease: Callable[[], Awaitable[None]],
     ) -> None:
         """Tell them; ``None`` when the parts stand in another order now. Raises ``LeaseLost``."""
@@ -170,13 +173,15 @@ class Audience(Generic[MessageT]):
                 await self._writer.write()
             async with self._sessions() as db:
                 row = await db.get_one(type(self._row), key_of(self._row))
-                asks = await asks_of(db, self._wiring.asks, [row.id])
+                beside = await self._wiring.besides.of(db, [row.id])
         except LeaseLost:
             raise
         except Exception as error:
             self.failed(error, "warning", during="publishing a snapshot")
             return
-        await self._publisher.publish(self._publisher.numbered([Snapshot(message_json(row, asks))]))
+        await self._publisher.publish(
+            self._publisher.numbered([Snapshot(message_json(row, beside))])
+        )
         self._disordered = False
         if self._observer is not None:
             self._observer.reset(len(row.parts or ()))

@@ -30,7 +30,7 @@ from opencode_async.errors import (
 )
 from opencode_async.models import TERMINAL, ConversationT, MessageT
 from opencode_async.protocol.asks import Ask, AskPolicy
-from opencode_async.protocol.changes import AskChange, ReplyChange, UsageChanged
+from opencode_async.protocol.changes import ReplyChange, RowChange, UsageChanged
 from opencode_async.protocol.events import AskAnswered
 from opencode_async.protocol.exchange import Outcome, TurnError
 from opencode_async.protocol.limits import BUDGET, Limits, Watchdog
@@ -39,9 +39,11 @@ from opencode_async.protocol.permissions import Permissions
 from opencode_async.protocol.prompt import with_fresh_ids
 from opencode_async.protocol.reply import Reply
 from opencode_async.protocol.todos import todos_from_wire
+from opencode_async.protocol.tool_artifacts import tool_artifacts
 from opencode_async.session import Session
 from opencode_async.turns.ask_rows import AskRows
 from opencode_async.turns.asking import Asking
+from opencode_async.turns.attaching import Attaching
 from opencode_async.turns.audience import Audience, Wiring
 from opencode_async.turns.deciding import Deciding, Refusing
 from opencode_async.turns.lease import Lease
@@ -105,6 +107,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                 ending = await self._ending(tasks)
                 if self._asking is not None:
                     await self._asking.end()
+                await self._attach(ending)
                 self._row, following = await self._finalized(ending)
             finally:
                 await self._audience.end()
@@ -137,7 +140,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         if self._asking is not None:
             await self._asking.listed(asks)
 
-    async def publish(self, changes: Sequence[ReplyChange | AskChange] | None) -> None:
+    async def publish(self, changes: Sequence[ReplyChange | RowChange] | None) -> None:
         """See ``Owner``. Raises ``LeaseLost``: a worker that slept may own the turn no more."""
         await self._audience.publish(changes, self._check_lease)
         if changes is None or any(isinstance(change, UsageChanged) for change in changes):
@@ -308,7 +311,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
 
     def _asking_in(self, tasks: asyncio.TaskGroup) -> Asking | Refusing:
         """What takes care of the agent's asks, in tasks of the turn's."""
-        kind, client = self._wiring.asks, self._session.client
+        kind, client = self._wiring.besides.ask, self._session.client
         permissions, _ = self._rules()
         deciding = Deciding(
             tasks,
@@ -354,6 +357,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         if "body" not in request:
             settings = await self._reached(self._session.settings)
             request = {
+                "uploaded": request.get("uploaded", {}),
                 "body": body_of(self._row, settings),
                 "limits": settings.limits.to_json(),
                 "asks": settings.asks.to_json(),
@@ -382,6 +386,27 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         reply = Reply(session_id, self._row.prompt_id or "", parts, ledger_of(self._row))
         reply.todos = todos_from_wire(self._row.todos)
         return reply
+
+    async def _attach(self, ending: Ending) -> None:
+        """Keep the files of the turn, whatever its end: people may have read of them."""
+        policy, reply = self._wiring.artifacts, self._audience.reply
+        if policy is None or reply is None:
+            return
+        attaching = Attaching(
+            self._wiring.besides,
+            policy,
+            self._row,
+            self._lease,
+            self._session,
+            self._sessions,
+            tell=self.publish,
+            failed=lambda error: self._audience.failed(error, "warning", during="artifacts"),
+        )
+        exchange = ending.exchange
+        written = exchange.tool_artifacts if exchange else tool_artifacts(reply.result())
+        request = self._row.request or {}
+        uploaded, began = request.get("uploaded", {}), request.get("began", math.inf)
+        await attaching.attach(written, began, uploaded)
 
     async def _finalized(self, ending: Ending) -> tuple[MessageT, Any]:
         """Store how the turn ended, with what REST says it answered."""
@@ -413,7 +438,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                 columns,
                 type(self._session.conversation),
                 self._session.conversation_id,
-                self._wiring.asks,
+                self._wiring.besides.ask,
             ),
             self._wiring.report,
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from sqlalchemy import delete, select
 
+from opencode_async.artifacts.stores.store import ArtifactStore
 from opencode_async.database import Sessions, locked
-from opencode_async.errors import ConversationNotFound, OpencodeError
+from opencode_async.errors import ArtifactStoreError, ConversationNotFound, OpencodeError
 from opencode_async.models import ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.session import ClientOf
@@ -23,6 +25,7 @@ async def erase(
     sessions: Sessions,
     tables: Tables[ConversationT, MessageT],
     conversation_id: Any,
+    store: ArtifactStore | None,
     timings: Timings,
     report: ErrorReporter,
 ) -> None:
@@ -53,11 +56,20 @@ async def erase(
             raise ConversationNotFound(conversation_id)
         session_id = row.opencode_session_id
         mine = select(messages.id).where(messages.conversation_id == conversation_id)
+        objects: Sequence[str | None] = ()
+        if (kind := tables.artifact) is not None:
+            objects = (await db.scalars(select(kind.key).where(kind.message_id.in_(mine)))).all()
         for extra in (tables.ask, tables.artifact):
             if extra is not None:
                 await db.execute(delete(extra).where(extra.message_id.in_(mine)))
         await db.execute(delete(messages).where(messages.conversation_id == conversation_id))
         await db.execute(delete(conversations).where(conversations.id == conversation_id))
+    if store is not None:
+        for key in filter(None, objects):
+            try:
+                await store.delete(key)
+            except ArtifactStoreError as error:
+                report(error, severity="warning", context={**context, "during": "erasing a file"})
     if session_id is None or client is None:
         return
     try:

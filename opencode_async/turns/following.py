@@ -23,11 +23,11 @@ from opencode_async.brokers.broker import (
     turn_topic,
 )
 from opencode_async.database import Sessions
-from opencode_async.models import TERMINAL, AskMixin, ConversationT, MessageT
+from opencode_async.models import TERMINAL, ConversationT, MessageT
 from opencode_async.protocol.changes import Finished, Snapshot
 from opencode_async.tables import Tables
 from opencode_async.timings import Timings
-from opencode_async.turns.asks import asks_of
+from opencode_async.turns.beside import Beside, Besides
 from opencode_async.turns.frames import Cursor, row_frame
 
 # A live log needs no polling; this look is for a publisher that died without a word.
@@ -60,13 +60,14 @@ class Following(Generic[ConversationT, MessageT]):
         self,
         sessions: Sessions,
         tables: Tables[ConversationT, MessageT],
+        besides: Besides,
         broker: EventBroker,
         timings: Timings,
         name: str,
     ) -> None:
         self._sessions = sessions
         self._kind = tables.message
-        self._ask = tables.ask
+        self._besides = besides
         self._broker = broker
         self._timings = timings
         self._name = name
@@ -80,14 +81,14 @@ class Following(Generic[ConversationT, MessageT]):
         message_id = str(key)
         at = after if after is not None and after.message_id == message_id else None
         while (found := await self.row(key)) is not None:
-            row, asks = found
+            row, beside = found
             here = Cursor.of(row, message_id)
             if row.status in TERMINAL:
                 if at != here:
-                    yield [row_frame(row, Finished, asks)]
+                    yield [row_frame(row, Finished, beside)]
                 return
             if whole or at is None or at.epoch != here.epoch or at.seq < here.seq:
-                yield [row_frame(row, Snapshot, asks)]
+                yield [row_frame(row, Snapshot, beside)]
                 at, whole = here, False
             topic = turn_topic(self._name, message_id)
             async with (
@@ -136,8 +137,8 @@ class Following(Generic[ConversationT, MessageT]):
             return True
         return place.cursor.epoch != at.epoch or place.cursor.seq > at.seq
 
-    async def row(self, key: Any) -> tuple[MessageT, Sequence[AskMixin]] | None:
-        """A message and what it asks; ``None`` if there is no such row."""
+    async def row(self, key: Any) -> tuple[MessageT, Beside] | None:
+        """A message and what stands beside it; ``None`` if there is no such row."""
         async with self._sessions() as db:
             row = await db.get(self._kind, key)
-            return None if row is None else (row, await asks_of(db, self._ask, [key]))
+            return None if row is None else (row, await self._besides.of(db, [key]))

@@ -17,11 +17,11 @@ from sqlalchemy import func, select
 
 from opencode_async.brokers.broker import EventBroker, Feed, Frame, conversation_topic
 from opencode_async.database import Sessions, parsed_key
-from opencode_async.models import LIVE, QUEUED, TERMINAL, AskMixin, ConversationT, MessageT
+from opencode_async.models import LIVE, QUEUED, TERMINAL, ConversationT, MessageT
 from opencode_async.protocol.changes import Finished, MessageAdded
 from opencode_async.tables import Tables
 from opencode_async.timings import Timings
-from opencode_async.turns.asks import asks_of
+from opencode_async.turns.beside import NOTHING, Beside, Besides
 from opencode_async.turns.following import Batches, Following, next_batch
 from opencode_async.turns.frames import Cursor, row_frame
 from opencode_async.turns.queue import busy
@@ -45,6 +45,7 @@ class ConversationFollowing(Generic[ConversationT, MessageT]):
         turns: Following[ConversationT, MessageT],
         sessions: Sessions,
         tables: Tables[ConversationT, MessageT],
+        besides: Besides,
         broker: EventBroker,
         timings: Timings,
         name: str,
@@ -53,7 +54,7 @@ class ConversationFollowing(Generic[ConversationT, MessageT]):
         self._sessions = sessions
         self._conversations = tables.conversation
         self._kind = tables.message
-        self._ask = tables.ask
+        self._besides = besides
         self._broker = broker
         self._timings = timings
         self._name = name
@@ -119,11 +120,11 @@ class ConversationFollowing(Generic[ConversationT, MessageT]):
             rows = (await db.execute(query)).all()
         return [Entry(*row[1:]) for row in rows if row[1] is not None] if rows else None
 
-    async def rows(self, keys: Sequence[Any]) -> tuple[Sequence[MessageT], Sequence[AskMixin]]:
-        """Those messages, in their order, and what they ask."""
+    async def rows(self, keys: Sequence[Any]) -> tuple[Sequence[MessageT], Beside]:
+        """Those messages, in their order, and what stands beside them."""
         async with self._sessions() as db:
             query = select(self._kind).where(self._kind.id.in_(keys)).order_by(self._kind.position)
-            return (await db.scalars(query)).all(), await asks_of(db, self._ask, keys)
+            return (await db.scalars(query)).all(), await self._besides.of(db, keys)
 
     @property
     def poll(self) -> float:
@@ -175,16 +176,16 @@ class _Stream:
             past_head = past_head or name == self._head
             if name == self._head and entry.status not in LIVE:
                 break  # what comes behind it is told when its end was
-        rows, asks = await self._following.rows(told) if told else ((), ())
+        rows, beside = await self._following.rows(told) if told else ((), NOTHING)
         for row in rows:
             name = str(row.id)
             cursor = self._cursor if name in behind else None
             if name not in self.announced:
                 self.announced.add(name)
-                yield [_placed(row_frame(row, MessageAdded, asks), cursor)]
+                yield [_placed(row_frame(row, MessageAdded, beside), cursor)]
             elif row.status in TERMINAL:
                 self._over.add(name)
-                yield [_placed(row_frame(row, Finished, asks), cursor)]
+                yield [_placed(row_frame(row, Finished, beside), cursor)]
             if row.status == QUEUED:
                 self._waiting.add(name)
 

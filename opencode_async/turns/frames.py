@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from opencode_async.brokers.broker import EventBroker, Frame, turn_topic
-from opencode_async.models import AskMixin, MessageMixin
+from opencode_async.models import MessageMixin
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.changes import (
     Change,
@@ -19,6 +19,7 @@ from opencode_async.protocol.changes import (
     change_from_json,
     merged,
 )
+from opencode_async.turns.beside import NOTHING, Beside
 from opencode_async.turns.message import message_json
 
 encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
@@ -70,10 +71,10 @@ def change_of(frame: Frame) -> Change:
 def row_frame(
     row: MessageMixin,
     kind: type[Snapshot | MessageAdded | Finished],
-    asks: Sequence[AskMixin] = (),
+    beside: Beside = NOTHING,
 ) -> Frame:
     """The whole row as a frame, at the place the row has reached."""
-    message = message_json(row, asks)
+    message = message_json(row, beside)
     return frame_of(kind(message), Cursor.of(row, message["id"]))
 
 

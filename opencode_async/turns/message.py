@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from opencode_async.artifacts.transform import Trust
 from opencode_async.database import key_of
 from opencode_async.errors import TurnFailed
-from opencode_async.models import AskMixin, MessageMixin
+from opencode_async.models import ArtifactMixin, AskMixin, MessageMixin
 from opencode_async.protocol.asks import PERMISSION, QUESTION
 from opencode_async.protocol.exchange import TurnError
 from opencode_async.protocol.ledger import Charge
@@ -17,6 +18,7 @@ from opencode_async.protocol.parts import Part, part_from_json
 from opencode_async.protocol.reply import Reply, reply_json
 from opencode_async.protocol.todos import Todo, todos_from_wire
 from opencode_async.turns.asks import is_public
+from opencode_async.turns.beside import NOTHING, Beside
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def reply_columns(reply: Reply) -> dict[str, Any]:
     return {**reply_json(reply), "ledger": [charge.to_json() for charge in reply.ledger]}
 
 
-def message_json(row: MessageMixin, asks: Sequence[AskMixin] = ()) -> dict[str, Any]:
+def message_json(row: MessageMixin, beside: Beside = NOTHING) -> dict[str, Any]:
     """The message as the HTTP contract shows it; ids are strings whatever the column's type."""
     error = {"code": row.error_code, "message": row.error_text} if row.error_code else None
     return {
@@ -102,8 +104,12 @@ def message_json(row: MessageMixin, asks: Sequence[AskMixin] = ()) -> dict[str, 
         "output_tokens": row.output_tokens,
         "cache_read_tokens": row.cache_read_tokens,
         "cache_write_tokens": row.cache_write_tokens,
-        **asks_json(asks, key_of(row)),
-        "artifacts": [],
+        **asks_json(beside.asks, key_of(row)),
+        "artifacts": [
+            artifact_json(artifact, beside.trust)
+            for artifact in beside.artifacts
+            if artifact.message_id == key_of(row)
+        ],
         "created_at": isoformat(row.created_at),
         "finished_at": isoformat(row.finished_at),
     }
@@ -118,6 +124,20 @@ def ask_json(row: AskMixin) -> dict[str, Any]:
         "deadline": isoformat(row.deadline),
         **(row.request or {}),
         **(row.reply or {}),
+    }
+
+
+def artifact_json(row: ArtifactMixin, trust: Trust) -> dict[str, Any]:
+    """A file as the HTTP contract shows it; ``url`` is below the router's prefix."""
+    return {
+        "id": str(row.id),
+        "filename": row.filename,
+        "path": row.path,
+        "content_type": row.content_type,
+        "size": row.size,
+        "sha256": row.sha256,
+        "trusted": trust.holds(row),
+        "url": f"/artifacts/{row.id}",
     }
 
 

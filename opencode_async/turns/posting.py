@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -12,6 +12,7 @@ from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from opencode_async.artifacts.uploads import UploadedFile, hashes
 from opencode_async.database import locked
 from opencode_async.database_time import database_time
 from opencode_async.errors import ConversationBusy, ConversationNotFound, IdempotencyMismatch
@@ -26,7 +27,10 @@ OnBusy = Literal["reject", "enqueue", "interrupt"]
 
 @dataclass(frozen=True)
 class Post:
-    """What is said, what it asks for, and ``values`` for the host's own columns of both rows."""
+    """What is said, what it asks for, and ``values`` for the host's own columns of both rows.
+
+    ``files`` came with it and are in the sandbox; ``prompt`` is what the agent is told then.
+    """
 
     text: str
     agent: str | None = None
@@ -34,6 +38,8 @@ class Post:
     on_busy: OnBusy = "reject"
     idempotency_key: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
+    prompt: str | None = None
+    files: Sequence[UploadedFile] = ()
 
     def __post_init__(self) -> None:
         check_model(self.model)
@@ -43,8 +49,9 @@ class Post:
     @property
     def request_hash(self) -> str:
         """SHA-256 of what the key stands for."""
-        request = json.dumps([self.text, self.agent, self.model, self.on_busy])
-        return hashlib.sha256(request.encode()).hexdigest()
+        request = [self.text, self.agent, self.model, self.on_busy]
+        request += [f"{file.sha256} {file.filename}" for file in self.files]
+        return hashlib.sha256(json.dumps(request).encode()).hexdigest()
 
 
 async def insert(
@@ -141,7 +148,12 @@ async def _insert_both(
         reply_to=str(said.id),
         idempotency_key=post.idempotency_key,
         request_hash=post.request_hash if post.idempotency_key else None,
-        **prompt_columns(post.text, agent=post.agent, model=post.model),
+        **prompt_columns(
+            post.text if post.prompt is None else post.prompt,
+            agent=post.agent,
+            model=post.model,
+            uploaded=hashes(post.files),
+        ),
     )
     db.add(message)
     await db.flush()

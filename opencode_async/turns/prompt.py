@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from opencode_async.models import MessageMixin
@@ -11,14 +13,20 @@ from opencode_async.settings import TurnSettings
 
 
 def prompt_columns(
-    text: str, *, agent: str | None = None, model: str | None = None
+    text: str,
+    *,
+    agent: str | None = None,
+    model: str | None = None,
+    uploaded: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
-    """The columns of an assistant row that is to answer ``text``; every call makes other ids."""
-    return {
-        "prompt_id": new_prompt_id(),
-        "part_ids": [new_part_id()],
-        "request": {"text": clean(text), "agent": agent, "model": model},
-    }
+    """The columns of an assistant row that is to answer ``text``; every call makes other ids.
+
+    ``uploaded`` are the hashes of the files that came with it, by their paths in the sandbox.
+    """
+    request: dict[str, Any] = {"text": clean(text), "agent": agent, "model": model}
+    if uploaded:
+        request["uploaded"] = dict(uploaded)
+    return {"prompt_id": new_prompt_id(), "part_ids": [new_part_id()], "request": request}
 
 
 def body_of(row: MessageMixin, settings: TurnSettings) -> dict[str, Any]:

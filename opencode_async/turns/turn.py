@@ -7,6 +7,7 @@ from typing import Any, Generic
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from opencode_async.artifacts.policy import ArtifactPolicy, trust_of
 from opencode_async.brokers.broker import EventBroker
 from opencode_async.brokers.memory import MemoryBroker
 from opencode_async.database import (
@@ -17,12 +18,13 @@ from opencode_async.database import (
     sessions_beside,
 )
 from opencode_async.errors import LeaseLost, UsageError
-from opencode_async.models import TERMINAL, AskMixin, ConversationT, MessageT
+from opencode_async.models import TERMINAL, ArtifactMixin, AskMixin, ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
 from opencode_async.session import Session
 from opencode_async.timings import Timings
 from opencode_async.turns.asks import Decide
 from opencode_async.turns.audience import ObserverFactory, OnTurnFinished, Wiring
+from opencode_async.turns.beside import Besides
 from opencode_async.turns.claimed import ClaimedTurn
 from opencode_async.turns.lease import Lease
 from opencode_async.turns.message import TurnResult
@@ -42,7 +44,8 @@ class Turn(Generic[ConversationT, MessageT]):
     ``MessageNotFound``, ``UsageError``. Cancelling the awaiting task gives the turn up to whoever
     claims it next. ``promoted`` is given the key of the turn that waited for this one's end.
     ``asks`` is the host's class for what the agent asks; without it an ask is refused at once,
-    unless ``decide`` allows it.
+    unless ``decide`` allows it. ``artifacts`` is that of the files that turns produce, which are
+    kept as ``artifact_policy`` says; without both of them none are.
     """
 
     def __init__(
@@ -61,6 +64,8 @@ class Turn(Generic[ConversationT, MessageT]):
         timings: Timings | None = None,
         name: str = "opencode",
         asks: type[AskMixin] | None = None,
+        artifacts: type[ArtifactMixin] | None = None,
+        artifact_policy: ArtifactPolicy | None = None,
         decide: Decide | None = None,
     ) -> None:
         self._db = db
@@ -79,7 +84,8 @@ class Turn(Generic[ConversationT, MessageT]):
             report=guarded(error_reporter),
             timings=timings or Timings(),
             name=name,
-            asks=asks,
+            besides=Besides(asks, artifacts, trust_of(artifact_policy)),
+            artifacts=artifact_policy,
             decide=decide,
         )
         self._claimed: ClaimedTurn[ConversationT, MessageT] | None = None

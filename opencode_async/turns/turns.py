@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Generic
 
@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session as SyncSession
 from sqlalchemy.orm import SessionTransaction
 
+from opencode_async.artifacts.uploads import UploadedFile
 from opencode_async.brokers.broker import EventBroker, conversation_topic, turn_topic
 from opencode_async.database import Sessions, as_key, locked
 from opencode_async.database_time import database_time
@@ -23,6 +24,7 @@ from opencode_async.protocol.limits import CANCELLED
 from opencode_async.tables import Tables
 from opencode_async.timings import Timings
 from opencode_async.turns.asks import Reply, answer
+from opencode_async.turns.beside import Besides
 from opencode_async.turns.following import Batches, Following
 from opencode_async.turns.following_conversation import ConversationFollowing
 from opencode_async.turns.frames import Cursor, change_of
@@ -42,6 +44,7 @@ class Turns(Generic[ConversationT, MessageT]):
         self,
         sessions: Sessions,
         tables: Tables[ConversationT, MessageT],
+        besides: Besides,
         broker: EventBroker,
         tasks: asyncio.TaskGroup,
         *,
@@ -52,10 +55,10 @@ class Turns(Generic[ConversationT, MessageT]):
         name: str,
     ) -> None:
         self.following: Following[ConversationT, MessageT] = Following(
-            sessions, tables, broker, timings, name
+            sessions, tables, besides, broker, timings, name
         )
         self.conversations: ConversationFollowing[ConversationT, MessageT] = ConversationFollowing(
-            self.following, sessions, tables, broker, timings, name
+            self.following, sessions, tables, besides, broker, timings, name
         )
         self._name = name
         self._sessions = sessions
@@ -82,6 +85,8 @@ class Turns(Generic[ConversationT, MessageT]):
         model: str | None = None,
         on_busy: OnBusy = "reject",
         idempotency_key: str | None = None,
+        prompt: str | None = None,
+        files: Sequence[UploadedFile] = (),
     ) -> MessageT:
         """Store what a person says and the assistant's row that is to answer it, and dispatch that.
 
@@ -90,11 +95,13 @@ class Turns(Generic[ConversationT, MessageT]):
         has ended), ``interrupt`` has the live one stopped and puts this one at the queue's head.
         ``values`` fills the host's own columns of both rows. With ``db`` the rows are written in
         the caller's transaction and flushed, not committed; the turn is dispatched once that
-        commits. A repeated ``idempotency_key`` gives the row of the first call. Raises
+        commits. A repeated ``idempotency_key`` gives the row of the first call. ``files`` are in
+        the conversation's sandbox, and ``prompt`` is what the agent is told then, instead of
+        ``text`` alone: ``str(UploadedFilesPrompt(…))``, say. Raises
         ``ConversationNotFound``, ``QueueFull`` and ``IdempotencyMismatch``, too.
         """
         conversation_id = as_key(self._conversation, conversation_id)
-        post = Post(text, agent, model, on_busy, idempotency_key, values or {})
+        post = Post(text, agent, model, on_busy, idempotency_key, values or {}, prompt, files)
         kinds = self._conversation, self._message
         if db is not None:
             message, new = await insert(db, *kinds, conversation_id, post)

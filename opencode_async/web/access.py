@@ -9,8 +9,8 @@ from typing import Any, Generic
 from sqlalchemy import ColumnElement, Select, select
 
 from opencode_async.database import parsed_key
-from opencode_async.errors import ConversationNotFound, MessageNotFound
-from opencode_async.models import ConversationT, MessageT
+from opencode_async.errors import ArtifactNotFound, ConversationNotFound, MessageNotFound
+from opencode_async.models import ArtifactMixin, ConversationT, MessageT
 from opencode_async.tables import Tables
 
 
@@ -40,6 +40,7 @@ class Visible(Generic[ConversationT, MessageT]):
     def __init__(self, tables: Tables[ConversationT, MessageT], access: Access) -> None:
         self._conversation = tables.conversation
         self._message = tables.message
+        self._artifact = tables.artifact
         self._where = access.where
 
     def conversations(self) -> Select[ConversationT]:
@@ -58,7 +59,17 @@ class Visible(Generic[ConversationT, MessageT]):
         parsed = parsed_key(self._message, key)
         if parsed is None:
             raise MessageNotFound(key)
+        return self._messages().where(self._message.id == parsed)
+
+    def artifact(self, key: str) -> Select[ArtifactMixin]:
+        """One artifact; raises ``ArtifactNotFound`` for what cannot be a key."""
+        kind = self._artifact
+        parsed = None if kind is None else parsed_key(kind, key)
+        if kind is None or parsed is None:
+            raise ArtifactNotFound(key)
+        mine = self._messages().with_only_columns(self._message.id)
+        return select(kind).where(kind.id == parsed, kind.message_id.in_(mine))
+
+    def _messages(self) -> Select[MessageT]:
         mine = select(self._conversation.id).where(self._where)
-        return select(self._message).where(
-            self._message.id == parsed, self._message.conversation_id.in_(mine)
-        )
+        return select(self._message).where(self._message.conversation_id.in_(mine))

@@ -18,6 +18,9 @@ from starlette.responses import Response
 
 from opencode_async.errors import (
     AlreadyAnswered,
+    ArtifactMissing,
+    ArtifactNotFound,
+    ArtifactStoreError,
     AskGone,
     AskNotFound,
     ConversationBusy,
@@ -25,8 +28,11 @@ from opencode_async.errors import (
     IdempotencyMismatch,
     InvalidReply,
     MessageNotFound,
+    OpencodeConnectionError,
     OpencodeError,
     QueueFull,
+    SandboxFileRefused,
+    SandboxUnreachable,
 )
 
 # What FastAPI raises for a body that is not UTF-8, too deep or otherwise beyond its JSON parser.
@@ -53,12 +59,50 @@ class NotAllowed(OpencodeError):
         self.field = field
 
 
+class UploadRefused(OpencodeError):
+    """An upload is not taken; what is left of it is not read."""
+
+
+class InvalidForm(UploadRefused):
+    """A form is malformed, ends too early, or has fields that are not known; the message says."""
+
+
+class TooLarge(UploadRefused):
+    """A file, or an upload as a whole, has more than ``limit`` bytes."""
+
+    def __init__(self, what: str, limit: int) -> None:
+        super().__init__(f"{what} is larger than {limit} bytes")
+        self.limit = limit
+
+
+class TooManyFiles(UploadRefused):
+    """An upload has more than ``most`` files."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"an upload has at most {most} files")
+        self.most = most
+
+
+class UnsupportedMediaType(UploadRefused):
+    """A file, or the body of the request, is of a type that is not taken."""
+
+    def __init__(self, what: str, content_type: str) -> None:
+        super().__init__(f"{what} is {content_type or 'of no type'}, which is not accepted here")
+        self.content_type = content_type
+
+
 # error -> status, slug, title
 PROBLEMS: dict[type[OpencodeError], tuple[int, str, str]] = {
     ConversationNotFound: (404, "conversation-not-found", "There is no such conversation."),
     MessageNotFound: (404, "message-not-found", "There is no such message."),
     AskNotFound: (404, "ask-not-found", "There is no such permission or question."),
     AlreadyAnswered: (409, "already-answered", "Somebody has answered that already."),
+    SandboxUnreachable: (422, "sandbox-unreachable", "Files cannot be sent to this agent."),
+    SandboxFileRefused: (422, "sandbox-refused", "The agent's folder does not take the file."),
+    OpencodeConnectionError: (503, "agent-unreachable", "The agent cannot be reached just now."),
+    ArtifactNotFound: (404, "artifact-not-found", "There is no such file."),
+    ArtifactMissing: (404, "artifact-missing", "The file is not there any more."),
+    ArtifactStoreError: (503, "artifact-store", "Files cannot be reached just now."),
     AskGone: (410, "ask-gone", "The agent no longer waits for that."),
     InvalidReply: (422, "invalid-reply", "That does not answer what was asked."),
     ConversationBusy: (409, "conversation-busy", "The agent is still answering."),
@@ -71,6 +115,11 @@ PROBLEMS: dict[type[OpencodeError], tuple[int, str, str]] = {
     Forbidden: (403, "read-only", "You may read here, but not write."),
     Invalid: (422, "invalid-request", "The request is not valid."),
     NotAllowed: (422, "not-allowed", "That is not on offer."),
+    InvalidForm: (422, "invalid-request", "The request is not valid."),
+    TooLarge: (413, "too-large", "That is too large."),
+    # Not 413: that is about bytes, and a client would send smaller files, as many as before.
+    TooManyFiles: (422, "too-many-files", "Those are too many files."),
+    UnsupportedMediaType: (415, "unsupported-media-type", "That media type is not accepted."),
 }
 
 
@@ -80,13 +129,23 @@ def problem(status: int, slug: str, title: str, **more: Any) -> JSONResponse:
     return JSONResponse(body, status, media_type="application/problem+json")
 
 
+def translated(error: OpencodeError) -> Response:
+    """The problem document of an error; raises one that is no caller's to know."""
+    known = next((PROBLEMS[kind] for kind in type(error).__mro__ if kind in PROBLEMS), None)
+    if known is None:
+        raise error
+    # What a store says of itself is not for the caller.
+    detail: dict[str, Any] = {} if known[0] >= 500 else {"detail": str(error)}
+    return problem(*known, **detail)
+
+
 class ProblemRoute(APIRoute):
     """A route whose library errors become problem documents."""
 
     def get_route_handler(self) -> Handler:
         handle = super().get_route_handler()
 
-        async def translated(request: Request) -> Response:
+        async def safely(request: Request) -> Response:
             try:
                 return await handle(request)
             except RequestValidationError as error:
@@ -100,9 +159,6 @@ class ProblemRoute(APIRoute):
                     raise  # the host's own
                 return problem(400, "unreadable-body", "The body is not readable JSON.")
             except OpencodeError as error:
-                known = PROBLEMS.get(type(error))
-                if known is None:
-                    raise
-                return problem(*known, detail=str(error))
+                return translated(error)
 
-        return translated
+        return safely

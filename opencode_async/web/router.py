@@ -9,17 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, params
 from fastapi.responses import JSONResponse
+from pydantic import ValidationError
 from sqlalchemy import select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 from sse_starlette import EventSourceResponse
 
+from opencode_async.artifacts.content_type import sniffed
+from opencode_async.artifacts.uploads import UploadedFile
 from opencode_async.errors import ConversationNotFound, MessageNotFound
 from opencode_async.models import LIVE, TERMINAL, ConversationMixin, MessageMixin
 from opencode_async.protocol.asks import PermissionReply, QuestionReply
 from opencode_async.protocol.wire import clean
-from opencode_async.turns.asks import asks_of
 from opencode_async.turns.message import isoformat, message_json
 from opencode_async.web.access import Access, AccessDependency, Visible
+from opencode_async.web.artifact_routes import add_artifact_routes
+from opencode_async.web.multipart import TEXT_FIELDS, FormRoute, Received, received
 from opencode_async.web.problems import Forbidden, Invalid, NotAllowed, ProblemRoute
 from opencode_async.web.schemas import (
     AgentConversation,
@@ -34,14 +38,33 @@ from opencode_async.web.schemas import (
     PostRules,
 )
 from opencode_async.web.shown import Shown
-from opencode_async.web.sse import FollowerResponse, cursor_of, turn_response
+from opencode_async.web.sse import FollowerResponse, cursor_of, let_go, turn_response
 
 if TYPE_CHECKING:
     from opencode_async.opencode import Opencode
 
 Limit = Annotated[int, Query(ge=1, le=200)]
+IdempotencyKey = Annotated[str | None, Header(max_length=255)]
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}
+}
+FORM: dict[str, Any] = {
+    "requestBody": {
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        **{name: {"type": "string"} for name in sorted(TEXT_FIELDS)},
+                        "files": {"type": "array", "items": {"type": "string", "format": "binary"}},
+                    },
+                }
+            }
+        }
+    }
+}
+UPLOAD_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {"model": AgentProblem} for status in (413, 415, 503)
 }
 
 
@@ -99,8 +122,8 @@ def build_router(
         return row
 
     async def seen(db: AsyncSession, rows: Sequence[MessageMixin]) -> list[dict[str, Any]]:
-        asks = await asks_of(db, tables.ask, [row.id for row in rows if row.role == "assistant"])
-        found = [message_json(row, asks) for row in rows]
+        beside = await agent.besides.of(db, [row.id for row in rows])
+        found = [message_json(row, beside) for row in rows]
         return found if shown is None else [shown.message(message) for message in found]
 
     async def answer_with(row: MessageMixin, status: int = 200) -> Response:
@@ -178,26 +201,60 @@ def build_router(
         await agent.erase(row.id)
         return Response(status_code=204)
 
-    @router.post("/conversations/{cid}/messages", status_code=202, response_model=AgentMessage)
+    if agent.uploading is not None:
+        uploading = agent.uploading
+
+        async def post_form(
+            cid: str, access: Writer, request: Request, idempotency_key: IdempotencyKey = None
+        ) -> Response:
+            """The same with files, as a form."""
+            await let_go(request)
+            async with agent.sessions() as db:
+                row = await found(db, access, cid)
+                session = agent.session(db, row)
+            async with received(request, rules.uploads, sniffed) as form:
+                body = form_body(form, rules)
+
+                async def start(
+                    db: AsyncSession, prompt: str, files: Sequence[UploadedFile]
+                ) -> Any:
+                    return await agent.turns.start(
+                        row.id,
+                        body.text,
+                        db=db,
+                        prompt=prompt,
+                        files=files,
+                        **asked_for(body, access, idempotency_key),
+                    )
+
+                message = await uploading.start(session, body.text, form.files, start)
+            return await answer_with(message, 202)
+
+        router.add_api_route(
+            "/conversations/{cid}/messages",
+            post_form,
+            methods=["POST"],
+            status_code=202,
+            include_in_schema=False,  # the next one speaks for both
+            route_class_override=FormRoute,
+        )
+
+    @router.post(
+        "/conversations/{cid}/messages",
+        status_code=202,
+        response_model=AgentMessage,
+        responses=UPLOAD_PROBLEMS if agent.uploading is not None else None,
+        openapi_extra=FORM if agent.uploading is not None else None,
+    )
     async def post_message(
-        cid: str,
-        body: AgentNewMessage,
-        access: Writer,
-        idempotency_key: Annotated[str | None, Header(max_length=255)] = None,
+        cid: str, body: AgentNewMessage, access: Writer, idempotency_key: IdempotencyKey = None
     ) -> Response:
         """Say something; the assistant's message that will answer comes back, pending or queued."""
         check(body, rules)
         async with agent.sessions() as db:
             row = await found(db, access, cid)
-        message = await agent.turns.start(
-            row.id,
-            body.text,
-            values=access.message,
-            agent=body.agent,
-            model=body.model,
-            on_busy=body.on_busy,
-            idempotency_key=idempotency_key,
-        )
+        asked = asked_for(body, access, idempotency_key)
+        message = await agent.turns.start(row.id, body.text, **asked)
         return await answer_with(message, 202)
 
     @router.get("/conversations/{cid}/events", response_class=EventSourceResponse, responses=STREAM)
@@ -255,23 +312,36 @@ def build_router(
             await agent.turns.answer(row.id, pid, reply, by=access.by)
             return Response(status_code=204)
 
+    if tables.artifact is not None and agent.artifacts is not None:
+        add_artifact_routes(router, agent, agent.artifacts.store, access)
+
     return router
 
 
-async def let_go(request: Request) -> None:
-    """Close the dependencies of a request that is about to be a stream, before anything else.
+def form_body(form: Received, rules: PostRules) -> AgentNewMessage:
+    """The form's fields as the JSON they stand for; with files there may be no text."""
+    try:
+        body = AgentNewMessage.model_validate({"text": "", **form.fields})
+    except ValidationError as error:
+        raise Invalid(f"{error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from error
+    check(body, rules, may_be_empty=bool(form.files))
+    return body
 
-    FastAPI would keep a host's ``Depends(get_db)`` under ``access`` open as long as the stream, and
-    with it a pooled connection; as many streams at once as the pool has connections would wait for
-    each other, for the route needs one, too.
-    """
-    for stack in ("fastapi_function_astack", "fastapi_inner_astack"):
-        await request.scope[stack].aclose()
+
+def asked_for(body: AgentNewMessage, access: Access, key: str | None) -> dict[str, Any]:
+    """What a message asks for, as ``turns.start`` takes it."""
+    return {
+        "values": access.message,
+        "agent": body.agent,
+        "model": body.model,
+        "on_busy": body.on_busy,
+        "idempotency_key": key,
+    }
 
 
-def check(body: AgentNewMessage, rules: PostRules) -> None:
+def check(body: AgentNewMessage, rules: PostRules, *, may_be_empty: bool = False) -> None:
     """Raise ``Invalid`` or ``NotAllowed`` for what this router does not take."""
-    if not body.text.strip():
+    if not (may_be_empty or body.text.strip()):
         raise Invalid("text is empty")
     if len(body.text) > rules.max_text:
         raise Invalid(f"text is longer than {rules.max_text} characters")

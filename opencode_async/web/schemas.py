@@ -8,15 +8,17 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from opencode_async.turns.posting import OnBusy
+from opencode_async.web.multipart import UploadLimits
 
 
 @dataclass(frozen=True)
 class PostRules:
-    """What a browser may post: agents and models it may ask for, and the longest text."""
+    """What a browser may post: agents and models it may ask for, the longest text, files."""
 
     agents: tuple[str, ...]
     models: tuple[str, ...]
     max_text: int
+    uploads: UploadLimits
 
 
 class AgentRequest(BaseModel):
@@ -76,6 +78,17 @@ class AgentError(BaseModel):
     message: str
 
 
+class AgentArtifact(BaseModel):
+    id: str
+    filename: str
+    path: str
+    content_type: str = Field(description="Told from the bytes, unless `trusted`.")
+    size: int
+    sha256: str
+    trusted: bool = Field(description="Made by the host, not by the agent: it may be shown.")
+    url: str = Field(description="Below this API's prefix.")
+
+
 class AgentMessage(BaseModel):
     id: str
     conversation_id: str
@@ -98,7 +111,7 @@ class AgentMessage(BaseModel):
     cache_write_tokens: int
     questions: list[dict[str, Any]]
     permissions: list[dict[str, Any]]
-    artifacts: list[dict[str, Any]]
+    artifacts: list[AgentArtifact]
     created_at: str
     finished_at: str | None
 

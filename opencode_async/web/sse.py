@@ -107,3 +107,14 @@ async def turn_response(
         return Response(status_code=204)
     batches = following.turn(key, cursor, whole=shown is not None)
     return FollowerResponse(batches, timings, shown)
+
+
+async def let_go(request: Request) -> None:
+    """Close the dependencies of a request that is about to be a stream, before anything else.
+
+    FastAPI would keep a host's ``Depends(get_db)`` under ``access`` open as long as the stream, and
+    with it a pooled connection; as many streams at once as the pool has connections would wait for
+    each other, for the route needs one, too.
+    """
+    for stack in ("fastapi_function_astack", "fastapi_inner_astack"):
+        await request.scope[stack].aclose()

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from opencode_async import (
+    ArtifactMixin,
     AskMixin,
     ConversationMixin,
     MessageMixin,
@@ -58,6 +59,12 @@ class Ask(AskMixin, Base):
     message_id: Mapped[UUID] = mapped_column(ForeignKey("messages.id"))
 
 
+class File(ArtifactMixin, Base):
+    __tablename__ = "files"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    message_id: Mapped[UUID] = mapped_column(ForeignKey("messages.id"))
+
+
 class OldBase(DeclarativeBase):
     pass
 
@@ -80,6 +87,12 @@ class Entry(MessageMixin, OldBase):
 
 class Request(AskMixin, OldBase):
     __tablename__ = "requests"
+    id: Mapped[int] = mapped_column(Key, primary_key=True)
+    message_id: Mapped[int] = mapped_column("entry_id", ForeignKey("entries.id"))
+
+
+class Attachment(ArtifactMixin, OldBase):
+    __tablename__ = "attachments"
     id: Mapped[int] = mapped_column(Key, primary_key=True)
     message_id: Mapped[int] = mapped_column("entry_id", ForeignKey("entries.id"))
 
@@ -170,6 +183,7 @@ async def host(
     *,
     old: bool = False,
     asks: bool = False,
+    files: bool = False,
     expire_on_commit: bool = False,
     pool_size: int = 10,
     application: str | None = None,
@@ -177,14 +191,16 @@ async def host(
 ) -> AsyncIterator[Host[Any, Any]]:
     """An app on that database with an agent on that server; ``old`` has the older tables.
 
-    With ``asks`` people are asked, else what the agent asks is refused.
+    With ``asks`` people are asked, else what the agent asks is refused. With ``files`` those that
+    turns produce are kept.
 
     ``application`` is what PostgreSQL calls its connections.
     """
-    base, tables = (
-        (OldBase, Tables(Thread, Entry, ask=Request if asks else None))
-        if old
-        else (Base, Tables(Conversation, Message, ask=Ask if asks else None))
+    base: type[DeclarativeBase] = OldBase if old else Base
+    kinds = (Thread, Entry, Request, Attachment) if old else (Conversation, Message, Ask, File)
+    conversation, message, ask, file = kinds
+    tables: Tables[Any, Any] = Tables(
+        conversation, message, file if files else None, ask if asks else None
     )
     named = {"server_settings": {"application_name": application}} if application else {}
     engine = engine_for(url, pool_size=pool_size, max_overflow=0, connect_args=named)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from opencode_async import (
+    ArtifactAdded,
     Change,
     Finished,
     MessageAdded,
@@ -53,6 +54,8 @@ def replay(changes: Iterable[Change]) -> tuple[dict[str, Any], dict[str, Any] | 
                 put(state["permissions"], ask)
             case QuestionAsked(ask) | QuestionResolved(ask):
                 put(state["questions"], ask)
+            case ArtifactAdded(artifact):
+                state["artifacts"] = [*state["artifacts"], artifact]
             case Retrying():
                 pass
             case Finished(message):

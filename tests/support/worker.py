@@ -14,7 +14,15 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-from opencode_async import OpencodeError, ReplyObserver, Server, Timings, TurnResult
+from opencode_async import (
+    ArtifactPolicy,
+    DirectoryArtifactStore,
+    OpencodeError,
+    ReplyObserver,
+    Server,
+    Timings,
+    TurnResult,
+)
 from opencode_async.observability.error_reporter import Severity
 from tests.support.hosts import Host, host
 from tests.turns.asking import asking
@@ -76,6 +84,8 @@ async def work(job: dict[str, Any]) -> None:
         application=f"worker {os.getpid()}",
         observer_factory=claimed,
         asks=bool(job["asking"]),
+        files=job["files"] is not None,
+        artifacts=ArtifactPolicy(DirectoryArtifactStore(job["files"])) if job["files"] else None,
         settings_for=asking(*job["asking"]),
         on_turn_finished=finished,
         error_reporter=report,

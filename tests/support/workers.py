@@ -11,6 +11,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from opencode_async import Change, Server, Timings
@@ -132,16 +133,19 @@ async def worker(
     turns: Sequence[object] = (),
     recovers_every: float | None = None,
     asking: Sequence[str] = (),
+    files: Path | None = None,
 ) -> AsyncIterator[Worker]:
     """A worker that is ready and runs these turns; with the block it is gone.
 
     It looks for lost turns as often as half its lease says, or as ``recovers_every`` does. For the
-    permissions of ``asking`` a person is asked; if there are none nobody is asked anything.
+    permissions of ``asking`` a person is asked; if there are none nobody is asked anything. In
+    ``files`` it keeps what turns produce.
     """
     orders = {
         "recovers_every": timings.lease / 2 if recovers_every is None else recovers_every,
         "turns": [str(key) for key in turns],
         "asking": list(asking),
+        "files": None if files is None else str(files),
     }
     async with _process("worker", database, server, timings, orders) as one:
         yield one

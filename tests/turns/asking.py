@@ -15,7 +15,7 @@ from opencode_async import (
     Server,
     TurnSettings,
 )
-from opencode_async.turns.asks import asks_of
+from opencode_async.turns.beside import Beside
 from opencode_async.turns.message import message_json
 from tests.support.hosts import QUICK, Host, host
 from tests.support.replay import replay
@@ -93,7 +93,7 @@ class Followed:
         """The row at the end, which is what the follower was told."""
         await self.until(lambda state: state["status"] not in ("pending", "queued"))
         row = await self.app.row(self.id)
-        stored = message_json(row, await rows_of(self.app, self.id))
+        stored = message_json(row, Beside(await rows_of(self.app, self.id)))
         assert replay(self.changes)[1] == stored
         return row
 
@@ -101,7 +101,7 @@ class Followed:
 async def rows_of(app: Host[Any, Any], key: Any) -> list[Any]:
     """What a turn has asked."""
     async with app.sessions() as db:
-        return list(await asks_of(db, app.agent.tables.ask, [key]))
+        return list((await app.agent.besides.of(db, [key])).asks)
 
 
 @asynccontextmanager

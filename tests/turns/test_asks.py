@@ -28,6 +28,7 @@ from opencode_async import (
 )
 from opencode_async.testing import ScriptedServer
 from opencode_async.turns.ask_rows import AskRows
+from opencode_async.turns.beside import Beside
 from opencode_async.turns.message import message_json
 from tests.support.hosts import Ask, Host, nowhere
 from tests.support.replay import assert_replay_is
@@ -233,7 +234,7 @@ async def test_an_answer_from_another_worker_reaches_the_one_that_runs_the_turn(
             (ask,) = await follower.asks()
             await other.agent.turns.answer(turn.id, ask["id"], ONCE)
             row = await follower.row()
-        assert_replay_is(turn.changes, message_json(row, await rows_of(app, turn.id)))
+        assert_replay_is(turn.changes, message_json(row, Beside(await rows_of(app, turn.id))))
     assert row.finish == "stop"
 
 

@@ -13,6 +13,7 @@ from opencode_async.protocol.changes import PermissionAsked
 from opencode_async.protocol.parts import TextPart
 from opencode_async.timings import Timings
 from opencode_async.turns.audience import Audience, Wiring
+from opencode_async.turns.beside import Besides
 from opencode_async.turns.observer import ObserverFeed, ReplyObserver
 from tests.protocol.replies import T1, answering
 from tests.protocol.wire_events import delta, text
@@ -60,7 +61,8 @@ async def test_a_row_written_while_a_broker_is_slow_says_how_much_of_the_stream_
         report=reports,
         timings=Timings(snapshot=0.05),  # behind all that is begun here
         name="test",
-        asks=None,
+        besides=Besides(),
+        artifacts=None,
         decide=None,
     )
     lease: Any = rows

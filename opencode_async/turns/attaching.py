@@ -1,0 +1,101 @@
+"""Keeping the files of a turn that is at its end, before its row says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from opencode_async.artifacts.message_artifacts import MessageArtifacts
+from opencode_async.artifacts.policy import ArtifactPolicy
+from opencode_async.artifacts.sandbox import Sandbox
+from opencode_async.database import Sessions, locked
+from opencode_async.errors import LeaseLost
+from opencode_async.models import PENDING, MessageMixin
+from opencode_async.protocol.changes import ArtifactAdded
+from opencode_async.protocol.paths import Paths
+from opencode_async.protocol.tool_artifacts import ToolArtifact
+from opencode_async.session import Session
+from opencode_async.turns.beside import Besides
+from opencode_async.turns.lease import Lease
+from opencode_async.turns.message import artifact_json
+
+MOST_ENTRIES = 10_000  # files of earlier turns among them
+NOWHERE = "\0"  # the sandbox of a conversation that has none
+
+
+class Attaching:
+    """The files of one turn in the hands of its worker; a failure is told, and ends nothing."""
+
+    def __init__(
+        self,
+        besides: Besides,
+        policy: ArtifactPolicy,
+        row: MessageMixin,
+        lease: Lease[Any],
+        session: Session[Any],
+        sessions: Sessions,
+        *,
+        tell: Callable[[Sequence[ArtifactAdded]], Awaitable[None]],
+        failed: Callable[[Exception], None],
+    ) -> None:
+        self._besides = besides
+        self._policy = policy
+        self._row = row
+        self._lease = lease
+        self._session = session
+        self._sessions = sessions
+        self._tell = tell
+        self._failed = failed
+
+    async def attach(
+        self, written: Iterable[ToolArtifact], cutoff: float, uploaded: Mapping[str, str]
+    ) -> None:
+        """Keep what was ``written``, and what is new in the sandbox since ``cutoff``.
+
+        ``uploaded`` are the hashes of files that were put there. What is kept within the policy's
+        time stays. Raises ``LeaseLost``.
+        """
+        if self._besides.artifact is None:
+            return
+        files = MessageArtifacts(
+            self._besides.artifact,
+            self._row,
+            self._sessions,
+            self._policy,
+            holds=self._holds,
+            failed=self._failed,
+        )
+        try:
+            async with asyncio.timeout(self._policy.within):
+                paths = await self._session.client.paths()
+                key = (await self._session.row()).sandbox_key
+                folder = paths.sandbox(key) if key else NOWHERE
+                place_of = partial(paths.place_of, sandbox=folder)
+                sandbox = await asyncio.to_thread(self._seen, paths, key)
+                found = files.attach_from(written, sandbox, place_of, cutoff, uploaded)
+                async with aclosing(found) as rows:
+                    async for row in rows:
+                        await self._tell([ArtifactAdded(artifact_json(row, self._besides.trust))])
+        except LeaseLost:
+            raise
+        except Exception as error:
+            self._failed(error)
+
+    def _seen(self, paths: Paths, key: str | None) -> Sandbox | None:
+        """The conversation's sandbox as this process sees it, if it does."""
+        if not key:
+            return None
+        root = (self._policy.directory or Path(paths.directory)) / "sandbox" / key
+        bounds = {"max_bytes": self._policy.max_bytes, "max_files": MOST_ENTRIES}
+        return Sandbox(root, **bounds) if root.is_dir() else None
+
+    async def _holds(self, db: AsyncSession) -> None:
+        turn = await locked(db, type(self._row), self._row.id)
+        if turn is None or turn.status != PENDING or turn.lease_owner != self._lease.owner:
+            raise LeaseLost(self._row.id)
