@@ -14,12 +14,16 @@ from uuid import UUID, uuid4
 from fastapi import Cookie, FastAPI, HTTPException
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy import ForeignKey, event
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy import ForeignKey
+from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from examples.chat.storage import create_engine, create_store
 from opencode_async import (
     Access,
+    ArtifactMixin,
+    ArtifactPolicy,
+    ArtifactStore,
     AskMixin,
     ConversationMixin,
     MessageMixin,
@@ -31,14 +35,6 @@ from opencode_async import (
 )
 
 PAGE = Path(__file__).with_name("page")
-SQLITE = Path(".demo/chat.db")
-# Readers and writers let each other be; a commit need not wait for the disk; writers queue.
-PRAGMAS = (
-    "journal_mode = wal",
-    "synchronous = normal",
-    "busy_timeout = 10000",
-    "foreign_keys = on",
-)
 YEAR = 365 * 24 * 3600
 REVALIDATED = {"Cache-Control": "no-cache"}  # so that no two versions of the page's files meet
 # What the agent may do unasked is OpenCode's default, but for this.
@@ -61,6 +57,12 @@ class Message(MessageMixin, Base):
     conversation_id: Mapped[UUID] = mapped_column(
         ForeignKey("conversations.id", ondelete="CASCADE")
     )
+
+
+class File(ArtifactMixin, Base):
+    __tablename__ = "files"
+    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
+    message_id: Mapped[UUID] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"))
 
 
 class Ask(AskMixin, Base):
@@ -90,6 +92,7 @@ def create_app(
     database_url: str | None = None,
     suggestions: Sequence[str] = (),
     permissions: Permissions = CAREFUL,
+    store: ArtifactStore | None = None,
 ) -> FastAPI:
     """The chat, in front of the given OpenCode server or the one the environment names."""
     engine = create_engine(database_url or os.environ.get("DATABASE_URL"))
@@ -100,8 +103,9 @@ def create_app(
     agent = Opencode(
         server or Server.from_env(),
         async_sessionmaker(engine),
-        Tables(Conversation, Message, ask=Ask),
+        Tables(Conversation, Message, artifact=File, ask=Ask),
         settings_for=settings_for,
+        artifacts=ArtifactPolicy(store or create_store()),
     )
 
     @asynccontextmanager
@@ -130,19 +134,3 @@ def create_app(
         return list(suggestions)
 
     return app
-
-
-def create_engine(url: str | None) -> AsyncEngine:
-    """An engine for the URL, or for a SQLite file; SQLite is told to let readers and writers be."""
-    if url is None:
-        SQLITE.parent.mkdir(exist_ok=True)
-        url = f"sqlite+aiosqlite:///{SQLITE}"
-    engine = create_async_engine(url)
-    if engine.dialect.name == "sqlite":
-
-        @event.listens_for(engine.sync_engine, "connect")
-        def configure(connection: Any, record: object) -> None:
-            for pragma in PRAGMAS:
-                connection.execute(f"PRAGMA {pragma}").close()
-
-    return engine

@@ -7,7 +7,7 @@ import pytest
 from playwright.async_api import Browser, Page, async_playwright
 
 from examples.chat.app import CAREFUL, create_app
-from opencode_async import Permissions, Server
+from opencode_async import DirectoryArtifactStore, Permissions, Server
 from tests.support.serving import serving
 
 
@@ -21,7 +21,8 @@ def permissions() -> Permissions:
 async def url(opencode: Server, tmp_path: Path, permissions: Permissions) -> AsyncIterator[str]:
     """Where the example chat is served."""
     database_url = f"sqlite+aiosqlite:///{tmp_path}/chat.db"
-    app = create_app(opencode, database_url, ["SCRIPT:reasoning"], permissions)
+    store = DirectoryArtifactStore(tmp_path / "files")
+    app = create_app(opencode, database_url, ["SCRIPT:reasoning"], permissions, store)
     async with serving(app) as client:
         yield str(client.base_url)
 

@@ -230,15 +230,15 @@ async def test_the_focus_is_seen_on_all_that_is_asked(page: Page) -> None:
     card = await asked(answer)
     choices = ["allow-once", "allow-always", "reject"]
     listed = ["new", "a", "delete-conversation", "scroller", "summary"]
-    assert await tour(page) == [*listed, "pre", "words", *choices, "text", "stop"]
+    assert await tour(page) == [*listed, "pre", "words", *choices, "attach", "text", "stop"]
     await card.get_by_test_id("allow-once").click()
     await has_ended(answer, "completed")
 
     answer = await ask(page, TWO_QUESTIONS)
     card = await asked(answer, "question")
     options = ["input", "input", "own-words"]
-    rest = [*listed, "summary", *options, *options, "answer", "dismiss", "text", "stop"]
-    assert await tour(page) == rest
+    asked_now = ["summary", *options, *options, "answer", "dismiss"]
+    assert await tour(page) == [*listed, "artifact", *asked_now, "attach", "text", "stop"]
     await card.get_by_test_id("dismiss").click()
     await has_ended(answer, "completed")
 

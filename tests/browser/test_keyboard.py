@@ -248,7 +248,7 @@ async def test_older_conversations_are_asked_for(page: Page) -> None:
 async def test_the_focus_is_seen_everywhere(page: Page) -> None:
     # High enough that nothing is scrolled, which would bring a button up on the way.
     await page.set_viewport_size({"width": 1280, "height": 2000})
-    assert await tour(page) == ["new", "scroller", "button", "text"]
+    assert await tour(page) == ["new", "scroller", "button", "attach", "text"]
 
     code = r'{"text": "Like this:\n\n```python\nprint(6 * 7)\n```"}'
     await has_ended(await ask(page, "SCRIPT:reasoning"), "completed")
@@ -257,24 +257,24 @@ async def test_the_focus_is_seen_everywhere(page: Page) -> None:
     await has_ended(await ask(page, 'SCRIPT:error401 {"times": 1}'), "error")
     for summary in await page.locator("summary").all():
         await summary.click()
-    cards = ["summary", "summary", "pre", "pre", "pre"]
+    cards = ["summary", "summary", "pre", "pre", "artifact", "pre"]
     listed = ["new", "a", "delete-conversation", "scroller", *cards]
-    assert await tour(page) == [*listed, "retry", "text"]
+    assert await tour(page) == [*listed, "retry", "attach", "text"]
 
     await page.set_viewport_size({"width": 390, "height": 2000})
     await ask(page, HANG)
     answer = await answer_to(page, HANG)
     await expect(answer.locator(".prose")).to_be_visible()
     await page.get_by_test_id("composer").fill("The next one")
-    composer = ["text", "stop", "now", "send"]
+    composer = ["attach", "text", "stop", "now", "send"]
     assert await tour(page) == ["menu", "scroller", *cards, "retry", *composer]
     await say(page, "SCRIPT:text One that waits.")
-    assert await tour(page) == ["menu", "scroller", *cards, "retry", "cancel", "text", "stop"]
+    assert await tour(page) == ["menu", "scroller", *cards, "retry", "cancel", *composer[:3]]
     await page.get_by_test_id("cancel").last.click()
     await page.get_by_test_id("composer").fill("The next one")
     await page.get_by_test_id("stop").click()
     await has_ended(answer, "cancelled")
-    assert await tour(page) == ["menu", "scroller", *cards, "retry", "text", "send"]
+    assert await tour(page) == ["menu", "scroller", *cards, "retry", "attach", "text", "send"]
 
 
 async def tour(page: Page) -> list[str]:

@@ -4,6 +4,7 @@ import { $, put, scroller, tell, text, withdraw } from "./dom.js";
 /** What the frame goes by: after a change of it, `changed` shows it. */
 export const frame = {
   thread: null,         // the open conversation; none for a new one
+  uploads: [],          // the files that are to be sent
   sending: false,
   stopping: false,
   following: true,      // the reader is at the bottom and stays there
@@ -14,9 +15,9 @@ const CTRL = /^(Mac|iP)/.test(navigator.platform) ? "Cmd" : "Ctrl";
 
 /** Bring the page in line with the state: the composer, the welcome, the scroll position. */
 export function changed() {
-  const { thread, sending, stopping } = frame;
+  const { thread, sending, stopping, uploads } = frame;
   const answering = Boolean(thread?.live.length);
-  const empty = text.value.trim() === "";
+  const empty = text.value.trim() === "" && !uploads.length;
   withdraw($("welcome"), "hidden", Boolean(thread) && !thread.empty);
   withdraw($("stop"), "hidden", !answering);
   withdraw($("stop"), "disabled", stopping || !thread?.running.length);    // between two, there is none to stop
@@ -25,7 +26,8 @@ export function changed() {
   $("send").ariaLabel = answering ? "Send after this answer" : "Send";
   document.querySelectorAll(".error button, #suggestions button").forEach((button) => withdraw(button, "disabled", sending));
   $("hint").classList.toggle("problem", Boolean(problem));
-  put($("hint"), problem || (answering
+  $("uploads").ariaBusy = String(sending);
+  put($("hint"), problem || (sending && uploads.length ? "Sending the files…" : answering
     ? `The agent is answering. Enter sends after this answer, ${CTRL}+Enter sends now and interrupts it.`
     : "Enter sends, Shift+Enter begins a new line."));
   requestAnimationFrame(stay);

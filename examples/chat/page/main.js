@@ -13,7 +13,7 @@ const composer = new Composer(go, () => conversations.load());
 const around = {
   onGone: () => { go(""); conversations.load(); },
   onFinished: () => conversations.load(),
-  onRetry: (content) => composer.send(content),
+  onRetry: (question) => composer.again(question),
 };
 
 /** Show what the URL's hash names: a conversation, or a new one. */

@@ -1,14 +1,23 @@
 // One message: what was said, and what the agent answers.
 import { clone, put, tell, withdraw } from "./dom.js";
+import { Files } from "./files.js";
 import { HiddenPart, PARTS, planned } from "./parts.js";
 import { PermissionView } from "./permission.js";
 import { QuestionView } from "./question.js";
 import { LIVE } from "./state.js";
-import { doing, DROPPED, ending, inShort, usage } from "./words.js";
+import { doing, DROPPED, ending, titleOf, usage } from "./words.js";
 
 export class UserView {
-  constructor() { this.element = clone("user"); }
-  update(message) { put(this.element.querySelector("p"), message.content); }
+  constructor() {
+    this.element = clone("user");
+    this.files = new Files(this.element.querySelector(".files"));
+  }
+
+  update({ content, artifacts }) {
+    put(this.element.querySelector("p"), content);
+    this.element.querySelector("p").hidden = !content;
+    this.files.update(artifacts);
+  }
 
   /** It waits as long as its answer does, and is dropped if there is to be none. */
   answered(answer) {
@@ -26,6 +35,7 @@ export class AssistantView {
     this.find(".error button").addEventListener("click", onRetry);
     this.find(".progress button").addEventListener("click", (click) => onCancel(click.currentTarget));
     this.parts = [];
+    this.files = new Files(this.find(".files"));
   }
 
   update(message, event, data) {
@@ -36,6 +46,7 @@ export class AssistantView {
     else this.#showParts(message.parts, live);
     this.#showTodos(message.todos);
     this.#showAsks(message, live);
+    this.files.update(message.artifacts);
     this.find(".progress").hidden = !live;
     put(this.find(".doing"), live ? doing(message) : "");
     withdraw(this.find(".progress button"), "hidden", message.status !== "queued");
@@ -48,7 +59,7 @@ export class AssistantView {
 
   /** What is asked names the way to take it back. */
   asked(question) {
-    this.find(".progress button").ariaLabel = `Cancel ${inShort(question.content)}`;
+    this.find(".progress button").ariaLabel = `Cancel ${titleOf(question)}`;
   }
 
   #showParts(parts, live) {

@@ -3,7 +3,7 @@
 export const LIVE = new Set(["queued", "pending"]);
 export const EVENTS = ["message.added", "snapshot", "status", "part.added", "part.delta", "part.updated",
                 "todos", "permission.asked", "permission.resolved", "question.asked", "question.resolved",
-                "retrying", "usage", "finished"];
+                "artifact", "retrying", "usage", "finished"];
 
 /** The message after one event of the stream. Pure: no DOM, no clock, and nothing is changed in place. */
 export function reduce(message, event, data) {
@@ -13,7 +13,7 @@ export function reduce(message, event, data) {
     case "message.added":
     case "snapshot":
     case "finished":
-      return { ...data.message, parts: data.message.parts ?? [], todos: data.message.todos ?? [] };
+      return { artifacts: [], ...data.message, parts: data.message.parts ?? [], todos: data.message.todos ?? [] };
     case "status":
       return { ...message, status: data.status, retrying: null };
     case "part.added":
@@ -27,10 +27,12 @@ export function reduce(message, event, data) {
       return { ...message, todos: data.todos };
     case "permission.asked":
     case "permission.resolved":
-      return { ...message, permissions: withAsk(message.permissions, data.permission) };
+      return { ...message, permissions: withOne(message.permissions, data.permission) };
     case "question.asked":
     case "question.resolved":
-      return { ...message, questions: withAsk(message.questions, data.question) };
+      return { ...message, questions: withOne(message.questions, data.question) };
+    case "artifact":
+      return { ...message, artifacts: withOne(message.artifacts, data.artifact) };
     case "retrying":
       return { ...message, retrying: data };
     case "usage": {
@@ -42,8 +44,8 @@ export function reduce(message, event, data) {
   }
 }
 
-/** The asks with this one in its place, or behind them. */
-function withAsk(asks, ask) {
-  const known = asks.some(({ id }) => id === ask.id);
-  return known ? asks.map((one) => one.id === ask.id ? ask : one) : [...asks, ask];
+/** The asks or files with this one in its place, or behind them. */
+function withOne(all, fresh) {
+  const known = all.some(({ id }) => id === fresh.id);
+  return known ? all.map((one) => one.id === fresh.id ? fresh : one) : [...all, fresh];
 }

@@ -70,8 +70,11 @@ export class Transcript {
   }
 
   async #retry({ reply_to }) {
-    const question = this.messages.get(reply_to) ?? await call("GET", `/messages/${reply_to}`);
-    this.onRetry(question.content);
+    try {
+      this.onRetry(this.messages.get(reply_to) ?? await call("GET", `/messages/${reply_to}`));
+    } catch (error) {
+      say(error.message, true);
+    }
   }
 
   /** Take back one that waits; the focus goes to the next of them. */
@@ -90,9 +93,11 @@ export class Transcript {
   }
 }
 
+const produced = ({ artifacts: { length } }) => length ? ` It has ${length === 1 ? "a file" : `${length} files`}.` : "";
+
 export function announce(message) {
   const words = {
-    queued: "The message waits for its turn.", pending: "The agent is answering.", completed: "The answer is complete.",
+    queued: "The message waits for its turn.", pending: "The agent is answering.", completed: `The answer is complete.${produced(message)}`,
     cancelled: ending(message), error: `The answer failed. ${message.error?.message ?? ""}`,
   };
   tell(words[message.status] ?? "");

@@ -17,6 +17,36 @@ export function doing(message) {
 /** The beginning of a text, to name it by. */
 export const inShort = (content) => content.trim().split("\n")[0].slice(0, 80);
 
+/** What a message is named by: how it begins, or the first file that came without words. */
+export const titleOf = ({ content, artifacts }) => inShort(content) || (artifacts?.[0]?.filename ?? "");
+
+/** A number of bytes, in words. */
+export function sizeOf(bytes) {
+  if (!(bytes >= 1000)) return bytes === 1 ? "1 byte" : `${bytes ?? 0} bytes`;
+  const units = ["kB", "MB", "GB"];
+  let size = bytes / 1000;
+  while (size >= 999.5 && units.length > 1) { size /= 1000; units.shift(); }
+  return `${size.toFixed(size < 9.95 ? 1 : 0).replace(".0", "")} ${units[0]}`;
+}
+
+/** A few letters that say what a file is. */
+export function kindOf(filename, type) {
+  const [, extension] = /.\.([a-z0-9]{1,4})$/i.exec(filename) ?? [];
+  const family = { text: "TXT", image: "IMG", audio: "SND", video: "VID" }[type?.split("/")[0]];
+  return extension?.toUpperCase() ?? family ?? "FILE";
+}
+
+/** Why what was sent is not taken. */
+export function refusal({ status, message }, files) {
+  if (status === 409) return "No more messages may wait: cancel one, or let the agent answer.";
+  if (!files.length) return message;
+  if (!status) return `${message} Or a file was moved or changed; then attach it again.`;
+  const plain = message
+    .replace(/^file (\d+)\b/, (words, number) => files[number - 1]?.name ?? words)
+    .replace(/\b(\d+) bytes\b/, (_, bytes) => sizeOf(Number(bytes)));
+  return `Not sent: ${plain}.`.replace("..", ".");
+}
+
 export const DROPPED = "Cancelled before it was answered.";
 const ENDS = { length: "Cut off at the model's limit of length.", rejected: "Ended: a request was declined." };
 
