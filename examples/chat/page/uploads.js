@@ -50,7 +50,7 @@ function chip(file) {
   return item;
 }
 
-/** What a person brings along: how a mistake before it is spoken of does not matter any more. */
+/** Attach what a person brings; what was wrong before that is not spoken of any more. */
 function bring(files) {
   if (!files.length) return;
   say("");
