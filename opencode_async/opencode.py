@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from enum import Enum
 from typing import Any, Generic, Self
 
@@ -109,6 +110,8 @@ class Opencode(Generic[ConversationT, MessageT]):
         self._decide = decide
         if tables.artifact is not None and artifacts is None:
             artifacts = ArtifactPolicy(DirectoryArtifactStore("artifacts"))
+        if artifacts is not None and self._server.directory is not None:
+            artifacts = replace(artifacts, root=str(self._server.directory))
         self.artifacts = artifacts
         self.besides = Besides(tables.ask, tables.artifact, trust_of(artifacts))
         self.uploading: Uploading[ConversationT, MessageT] | None = None

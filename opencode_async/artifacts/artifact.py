@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
+import re
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Self
@@ -41,3 +43,16 @@ class Artifact:
     async def content(self) -> bytes:
         """All of its bytes, in memory."""
         return b"".join([chunk async for chunk in self.read()])
+
+
+def object_key(*owners: object, path: str, sha256: str) -> str:
+    """The key that a file is stored under: whose it is, where it stands, what is in it."""
+    folders = [
+        name if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) else short_hash(name)
+        for name in map(str, owners)
+    ]
+    return "/".join([*folders, f"{short_hash(path)}-{sha256}"])
+
+
+def short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

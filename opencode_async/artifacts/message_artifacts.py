@@ -13,9 +13,9 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Container,
     Iterable,
     Mapping,
-    Sequence,
 )
 from contextlib import aclosing
 from dataclasses import dataclass, replace
@@ -24,19 +24,38 @@ from types import MappingProxyType
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from opencode_async.artifacts.artifact import Artifact
+from opencode_async.artifacts.artifact import Artifact, object_key
 from opencode_async.artifacts.content_type import sniffed
-from opencode_async.artifacts.filenames import safe_filename
+from opencode_async.artifacts.filenames import numbered, safe_filename
 from opencode_async.artifacts.policy import ArtifactPolicy, trust_of
 from opencode_async.artifacts.sandbox import Sandbox
 from opencode_async.artifacts.transform import Transform
-from opencode_async.database import Sessions
+from opencode_async.database import Sessions, is_away
 from opencode_async.errors import LeaseLost, SandboxFileRefused
 from opencode_async.models import ArtifactMixin, MessageMixin
 from opencode_async.protocol.tool_artifacts import ToolArtifact
 
 PlaceOf = Callable[[str], tuple[str, bool] | None]
+MOST_OF_A_PATH = 1024  # characters
+MOST_REFUSALS = 50  # that are reported one by one
 HEAD = 8192  # bytes that tell what a file is
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A file that may be the turn's: of the sandbox, or not; ``doubtful``, or surely new."""
+
+    file: Artifact
+    inside: bool
+    doubtful: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """The files of a conversation's other messages, as path and hash: people's, and turns'."""
+
+    uploads: set[tuple[str | None, str | None]]
+    files: set[tuple[str | None, str | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +91,6 @@ class MessageArtifacts:
         self._trust = trust_of(policy)
         self._holds = holds
         self._failed = failed
-        self._doubtful: set[str] = set()
 
     async def attach_from(
         self,
@@ -87,20 +105,27 @@ class MessageArtifacts:
         ``written`` is what tool calls say they left, ``sandbox`` is where this process can see
         files itself: of these, those since ``cutoff`` (s since 1970). ``place_of`` says where a
         path of the server's is. ``uploaded`` are the hashes of files that were put into the
-        sandbox, by path: unchanged, they are not the turn's.
+        sandbox, by path: unchanged, they are not the turn's. Raises what ``holds`` does, and where
+        the database is away.
         """
-        found = await self._found(written, sandbox, place_of, cutoff)
-        async with aclosing(self._kept(found)) as kept:
-            async for artifact, trusted in kept:
-                try:
-                    row = await self._attached(artifact, uploaded, trusted=trusted)
-                except LeaseLost:
-                    raise
-                except Exception as error:
-                    self._failed(error)
-                else:
-                    if row is not None:
-                        yield row
+        candidates = await self._found(written, sandbox, place_of, cutoff)
+        earlier = await self._earlier()
+        earlier.uploads.update(uploaded.items())
+        taken: set[str] = set()
+        # What the host renders first: nothing an agent adds is to crowd it out.
+        for candidate in sorted(candidates, key=lambda each: not self._renderers(each.file)):
+            async with aclosing(self._versions(candidate, earlier)) as versions:
+                async for file, digest, trusted in versions:
+                    if len(taken) >= self._policy.max_files:
+                        self._failed(SandboxFileRefused(file.path, "too_many"))
+                        return
+                    path = free(safe_path(file.path), taken)
+                    taken.add(path)
+                    row = self._row(replace(file, path=path), digest, trusted=trusted)
+                    if await self._is_stored(row, file, digest):
+                        recorded = await self._recorded(row)
+                        if recorded is not None:
+                            yield recorded
 
     async def _found(
         self,
@@ -108,94 +133,88 @@ class MessageArtifacts:
         sandbox: Sandbox | None,
         place_of: PlaceOf,
         cutoff: float,
-    ) -> list[Artifact]:
+    ) -> list[Candidate]:
         """The agent's files, by their paths in the sandbox, or else in the server's directory."""
-        found: dict[str, Artifact] = {}
+        found: list[Candidate] = []
         if sandbox is not None:
             fresh = await sandbox.fresh(cutoff)
-            found = {file.path: Artifact(file.path, file.read) for file in fresh.files}
-            # The clocks of two machines differ: the turn before may have left these.
-            self._doubtful = {file.path for file in fresh.files if file.modified < cutoff}
-            for refused in fresh.refused:
+            for seen in fresh.files:
+                # The clocks of two machines differ: the turn before may have left it.
+                file, doubtful = Artifact(seen.path, seen.read), seen.modified < cutoff
+                found.append(Candidate(file, inside=True, doubtful=doubtful))
+            for refused in fresh.refused[:MOST_REFUSALS]:
                 self._failed(refused)
-        for file in written:
-            place = place_of(file.path)
+            if len(fresh.refused) > MOST_REFUSALS:
+                self._failed(SandboxFileRefused(".", "too_many"))
+        for left in written:
+            place = place_of(left.path)
             if place is None:
                 continue
             path, inside = place
             if inside and sandbox is not None:
                 continue  # seen with own eyes, as it is by now
-            if file.content is not None:
-                found.setdefault(path, Artifact.of(path, file.content))
+            if left.content is not None:
+                found.append(Candidate(Artifact.of(path, left.content), inside, doubtful=False))
             elif inside:
                 self._failed(SandboxFileRefused(path, "unreadable"))
-        return list(found.values())
+        return found
 
-    async def _kept(self, files: Sequence[Artifact]) -> AsyncGenerator[tuple[Artifact, bool], None]:
-        """Which files are kept, and whether they are the host's own."""
-        transforms, count = self._policy.transforms, 0
-        for file in files:
-            if any(transform.owns(safe_filename(file.filename)) for transform in transforms):
-                self._failed(SandboxFileRefused(file.path, "name"))
-                continue
-            for transform in transforms:
-                if transform.applies_to(file):
-                    try:
-                        yield await self._rendered(transform, file), True
-                    except LeaseLost:
-                        raise
-                    except Exception as error:
-                        self._failed(error)
-            if self._policy.default_attach == "none":
-                continue
-            count += 1
-            if count > self._policy.max_files:
-                self._failed(SandboxFileRefused(file.path, "too_many"))
-                return
-            yield file, False
-
-    async def _rendered(self, transform: Transform, file: Artifact) -> Artifact:
-        rendered = await transform.render(file)
-        path = posixpath.join(posixpath.dirname(file.path), transform.destination_filename)
-        return replace(rendered, path=path)
-
-    async def _attached(
-        self, file: Artifact, uploaded: Mapping[str, str], *, trusted: bool
-    ) -> ArtifactMixin | None:
-        """The file's row; ``None`` where it is there, or the file was uploaded."""
-        digest = await self._digest(file)
-        if uploaded.get(file.path) == digest.sha256:
-            return None
-        row = self._kind()
-        row.message_id = self._message.id
-        row.path = "/".join(map(safe_filename, file.path.split("/")))
-        row.filename = safe_filename(file.filename)
-        row.size, row.sha256 = digest.size, digest.sha256
-        row.content_type = file.content_type if trusted else None
-        row.content_type = row.content_type or sniffed(digest.head)
-        row.signature = self._trust.sign(row) if trusted else None
-        place = hashlib.sha256(row.path.encode()).hexdigest()[:16]
-        owner = f"{self._message.conversation_id}/{self._message.id}"
-        row.key = f"{owner}/{place}-{digest.sha256}"
-        if file.path in self._doubtful and await self._is_kept(row):
-            return None
-        chunks = same(file, digest)
-        await self._policy.store.put(
-            row.key, chunks, size=digest.size, content_type=row.content_type
-        )
-        return await self._recorded(row)
-
-    async def _is_kept(self, row: ArtifactMixin) -> bool:
-        """Whether another message of the conversation has the very same file."""
+    async def _earlier(self) -> Earlier:
+        """The files that the conversation's other messages have."""
         kind, message = self._kind, type(self._message)
-        same_file = (kind.path == row.path, kind.sha256 == row.sha256)
-        others = select(message.id).where(
-            message.conversation_id == self._message.conversation_id,
-            message.id != self._message.id,
+        query = (
+            select(message.role, kind.path, kind.sha256)
+            .join(kind, kind.message_id == message.id)
+            .where(message.conversation_id == self._message.conversation_id)
+            .where(message.id != self._message.id)
         )
-        query = select(kind.id).where(*same_file, kind.message_id.in_(others)).limit(1)
+        earlier = Earlier(set(), set())
         async with self._sessions() as db:
-            return await db.scalar(query) is not None
+            for role, path, sha256 in await db.execute(query):
+                (earlier.uploads if role == "user" else earlier.files).add((path, sha256))
+        return earlier
+
+    async def _versions(
+        self, candidate: Candidate, earlier: Earlier
+    ) -> AsyncGenerator[tuple[Artifact, Digest, bool], None]:
+        """What is kept of a file, and whether that is the host's own: its renderings, and itself.
+
+        Nothing is where it is not the turn's, or has a name that only the host may give.
+        """
+        file = candidate.file
+        try:
+            digest = await self._digest(file)
+        except Exception as error:
+            self._failed(error)
+            return
+        if candidate.inside:
+            same_file = (safe_path(file.path), digest.sha256)
+            doubtful = candidate.doubtful and same_file in earlier.files
+            if doubtful or same_file in earlier.uploads:
+                return
+        name = safe_filename(file.filename)
+        if any(transform.owns(name) for transform in self._policy.transforms):
+            self._failed(SandboxFileRefused(file.path, "name"))
+            return
+        for transform in self._renderers(file):
+            try:
+                rendered = await transform.render(file)
+                path = posixpath.join(posixpath.dirname(file.path), transform.destination_filename)
+                rendered = replace(rendered, path=path)
+                made = rendered, await self._digest(rendered), True
+            except Exception as error:
+                self._failed(error)
+            else:
+                yield made
+        if self._policy.default_attach == "all":
+            yield file, digest, False
+
+    def _renderers(self, file: Artifact) -> list[Transform]:
+        try:
+            return [each for each in self._policy.transforms if each.applies_to(file)]
+        except Exception as error:
+            self._failed(error)
+            return []
 
     async def _digest(self, file: Artifact) -> Digest:
         size, sha256, head = 0, hashlib.sha256(), b""
@@ -207,23 +226,84 @@ class MessageArtifacts:
             head += chunk[: HEAD - len(head)]
         return Digest(size, sha256.hexdigest(), head)
 
+    def _row(self, file: Artifact, digest: Digest, *, trusted: bool) -> ArtifactMixin:
+        row = self._kind()
+        row.message_id = self._message.id
+        row.path, row.filename = file.path, file.filename
+        row.size, row.sha256 = digest.size, digest.sha256
+        row.content_type = file.content_type if trusted else None
+        row.content_type = row.content_type or sniffed(digest.head)
+        row.signature = self._trust.sign(row) if trusted else None
+        owners = (self._message.conversation_id, self._message.id)
+        row.key = object_key(*owners, path=file.path, sha256=digest.sha256)
+        return row
+
+    async def _is_stored(self, row: ArtifactMixin, file: Artifact, digest: Digest) -> bool:
+        """Store the bytes; whether they are there now."""
+        key, content_type = row.key or "", row.content_type or ""
+        try:
+            if len(row.path or "") > MOST_OF_A_PATH:
+                raise SandboxFileRefused(file.path, "name")
+            chunks = same(file, digest)
+            await self._policy.store.put(key, chunks, size=digest.size, content_type=content_type)
+        except Exception as error:
+            self._failed(error)
+            return False
+        return True
+
     async def _recorded(self, row: ArtifactMixin) -> ArtifactMixin | None:
         """Add the row, unless there is one; an untrusted one gives way to a trusted one."""
         kind = self._kind
         same_path = (kind.message_id == row.message_id, kind.path == row.path)
-        async with self._sessions.begin() as db:
-            await self._holds(db)
-            known = await db.scalar(select(kind).where(*same_path))
-            stays = known is not None and (row.signature is None or self._trust.holds(known))
-            if not stays:
-                await db.execute(delete(kind).where(*same_path))
-                db.add(row)
-                await db.flush()
-                await db.refresh(row)
+        try:
+            async with self._sessions.begin() as db:
+                await self._holds(db)
+                known = await db.scalar(select(kind).where(*same_path))
+                stays = known is not None and (row.signature is None or self._trust.holds(known))
+                if not stays:
+                    await db.execute(delete(kind).where(*same_path))
+                    db.add(row)
+                    await db.flush()
+                    await db.refresh(row)
+        except Exception as error:
+            if is_away(error):
+                raise
+            if not isinstance(error, LeaseLost):
+                self._failed(error)  # the host's own constraint, say
+                await self._forget(row.key)
+                return None
+            if await self._is_erased():
+                await self._forget(row.key)  # else it is the other worker's, too
+            raise
         if known is not None and known.key != row.key:
             # One object has no row now: that of the file which does not count.
-            await self._policy.store.delete((row.key if stays else known.key) or "")
+            await self._forget(row.key if stays else known.key)
         return None if stays else row
+
+    async def _is_erased(self) -> bool:
+        async with self._sessions() as db:
+            return await db.get(type(self._message), self._message.id) is None
+
+    async def _forget(self, key: str | None) -> None:
+        try:
+            await self._policy.store.delete(key or "")
+        except Exception as error:
+            self._failed(error)
+
+
+def safe_path(path: str) -> str:
+    """The path with each of its names made safe."""
+    return "/".join(map(safe_filename, path.split("/")))
+
+
+def free(path: str, taken: Container[str]) -> str:
+    """The path, or the next one that is not taken: names that differ may be the same once safe."""
+    folder, slash, name = path.rpartition("/")
+    number, candidate = 1, path
+    while candidate in taken:
+        number += 1
+        candidate = f"{folder}{slash}{numbered(name, number)}"
+    return candidate
 
 
 async def same(file: Artifact, digest: Digest) -> AsyncIterator[bytes]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from opencode_async.artifacts.stores.store import ArtifactStore
@@ -20,7 +20,7 @@ class ArtifactPolicy:
     what ``transforms`` render. ``secret`` signs those: the same in every process, and kept; without
     one there can be no transforms. A turn waits ``within`` seconds for its files at most.
     ``directory`` is the OpenCode server's directory as this process sees it, where that is at
-    another path here than there.
+    another path here than there; ``root`` is how the server calls it, which ``Opencode`` knows.
     """
 
     store: ArtifactStore
@@ -31,10 +31,19 @@ class ArtifactPolicy:
     secret: str | None = field(default=None, repr=False)
     within: float = 120.0
     directory: Path | None = None
+    root: str | None = None
 
     def __post_init__(self) -> None:
         if self.transforms and not self.secret:
             raise ValueError("transforms need a secret, which signs what they render")
+
+    def seen(self, directory: str) -> Path | None:
+        """Where a server's directory, one of a tenant's, say, should be on this machine."""
+        if self.directory is None:
+            return Path(directory)
+        below = PurePosixPath(directory)
+        root = PurePosixPath(self.root or directory)
+        return self.directory / below.relative_to(root) if below.is_relative_to(root) else None
 
 
 def trust_of(policy: ArtifactPolicy | None) -> Trust:

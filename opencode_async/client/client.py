@@ -168,6 +168,11 @@ class OpencodeClient:
             lambda v: [Subagent.from_wire(child) for child in objects(v)], "GET", path
         )
 
+    async def names_in(self, folder: str) -> set[str]:
+        """The names in a folder of the server's, as it sees them; none if it is absent."""
+        response = await self.http.request("GET", "/file", query={"path": folder})
+        return parsed(response, lambda v: {text(entry, "name") for entry in objects(v)})
+
     def stream(
         self,
         session_id: str,

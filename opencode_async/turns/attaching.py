@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from opencode_async.artifacts.message_artifacts import MessageArtifacts
 from opencode_async.artifacts.policy import ArtifactPolicy
 from opencode_async.artifacts.sandbox import Sandbox
-from opencode_async.database import Sessions, locked
+from opencode_async.database import Sessions, is_away, locked
 from opencode_async.errors import LeaseLost
 from opencode_async.models import PENDING, MessageMixin
 from opencode_async.protocol.changes import ArtifactAdded
@@ -58,8 +57,8 @@ class Attaching:
     ) -> None:
         """Keep what was ``written``, and what is new in the sandbox since ``cutoff``.
 
-        ``uploaded`` are the hashes of files that were put there. What is kept within the policy's
-        time stays. Raises ``LeaseLost``.
+        ``uploaded`` are the hashes of files that were put there. Cancelled, what is kept by then
+        stays. Raises ``LeaseLost``, and where the database is away.
         """
         if self._besides.artifact is None:
             return
@@ -72,26 +71,28 @@ class Attaching:
             failed=self._failed,
         )
         try:
-            async with asyncio.timeout(self._policy.within):
-                paths = await self._session.client.paths()
-                key = (await self._session.row()).sandbox_key
-                folder = paths.sandbox(key) if key else NOWHERE
-                place_of = partial(paths.place_of, sandbox=folder)
-                sandbox = await asyncio.to_thread(self._seen, paths, key)
-                found = files.attach_from(written, sandbox, place_of, cutoff, uploaded)
-                async with aclosing(found) as rows:
-                    async for row in rows:
-                        await self._tell([ArtifactAdded(artifact_json(row, self._besides.trust))])
-        except LeaseLost:
-            raise
+            paths = await self._session.client.paths()
+            key = (await self._session.row()).sandbox_key
+            folder = paths.sandbox(key) if key else NOWHERE
+            place_of = partial(paths.place_of, sandbox=folder)
+            sandbox = await asyncio.to_thread(self._seen, paths, key)
+            found = files.attach_from(written, sandbox, place_of, cutoff, uploaded)
+            async with aclosing(found) as rows:
+                async for row in rows:
+                    await self._tell([ArtifactAdded(artifact_json(row, self._besides.trust))])
         except Exception as error:
+            if isinstance(error, LeaseLost) or is_away(error):
+                raise  # whoever takes the turn over keeps the rest
             self._failed(error)
 
     def _seen(self, paths: Paths, key: str | None) -> Sandbox | None:
         """The conversation's sandbox as this process sees it, if it does."""
         if not key:
             return None
-        root = (self._policy.directory or Path(paths.directory)) / "sandbox" / key
+        directory = self._policy.seen(paths.directory)
+        if directory is None:
+            return None
+        root = directory / "sandbox" / key
         bounds = {"max_bytes": self._policy.max_bytes, "max_files": MOST_ENTRIES}
         return Sandbox(root, **bounds) if root.is_dir() else None
 

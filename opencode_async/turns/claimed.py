@@ -88,6 +88,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         self._over = asyncio.Event()
         self._asking: Asking | Refusing | None = None
         self._unasked: asyncio.Timeout | None = None  # while nothing was sent that an abort ends
+        self._keeping: asyncio.Timeout | None = None  # while its files are
 
     def heed_stop(self) -> None:
         """The row's ``stop_requested`` is set: abort."""
@@ -98,6 +99,9 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                 self._subscription.put(Nudge())
             if self._unasked is not None:
                 self._unasked.reschedule(asyncio.get_running_loop().time())
+            if self._keeping is not None:
+                last = asyncio.get_running_loop().time() + self._wiring.timings.stop
+                self._keeping.reschedule(min(last, self._keeping.when() or last))
 
     async def run(self) -> MessageT:
         """Run the turn to its terminal row. Raises ``LeaseLost`` and what the database raises."""
@@ -406,7 +410,14 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         written = exchange.tool_artifacts if exchange else tool_artifacts(reply.result())
         request = self._row.request or {}
         uploaded, began = request.get("uploaded", {}), request.get("began", math.inf)
-        await attaching.attach(written, began, uploaded)
+        within = min(policy.within, self._wiring.timings.stop) if self._stopping else policy.within
+        try:
+            async with asyncio.timeout(within) as self._keeping:
+                await attaching.attach(written, began, uploaded)
+        except TimeoutError as error:
+            self._audience.failed(error, "warning", during="artifacts")
+        finally:
+            self._keeping = None
 
     async def _finalized(self, ending: Ending) -> tuple[MessageT, Any]:
         """Store how the turn ended, with what REST says it answered."""

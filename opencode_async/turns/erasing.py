@@ -56,12 +56,14 @@ async def erase(
             raise ConversationNotFound(conversation_id)
         session_id = row.opencode_session_id
         mine = select(messages.id).where(messages.conversation_id == conversation_id)
+        # A worker that keeps a file of a turn holds its row meanwhile.
+        await db.execute(mine.with_for_update())
+        if (ask := tables.ask) is not None:
+            await db.execute(delete(ask).where(ask.message_id.in_(mine)))
         objects: Sequence[str | None] = ()
-        if (kind := tables.artifact) is not None:
-            objects = (await db.scalars(select(kind.key).where(kind.message_id.in_(mine)))).all()
-        for extra in (tables.ask, tables.artifact):
-            if extra is not None:
-                await db.execute(delete(extra).where(extra.message_id.in_(mine)))
+        if (file := tables.artifact) is not None:
+            theirs = delete(file).where(file.message_id.in_(mine)).returning(file.key)
+            objects = (await db.scalars(theirs)).all()
         await db.execute(delete(messages).where(messages.conversation_id == conversation_id))
         await db.execute(delete(conversations).where(conversations.id == conversation_id))
     if store is not None:

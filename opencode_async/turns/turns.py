@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Generic
 
@@ -12,7 +12,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session as SyncSession
 from sqlalchemy.orm import SessionTransaction
 
-from opencode_async.artifacts.uploads import UploadedFile
 from opencode_async.brokers.broker import EventBroker, conversation_topic, turn_topic
 from opencode_async.database import Sessions, as_key, locked
 from opencode_async.database_time import database_time
@@ -85,8 +84,6 @@ class Turns(Generic[ConversationT, MessageT]):
         model: str | None = None,
         on_busy: OnBusy = "reject",
         idempotency_key: str | None = None,
-        prompt: str | None = None,
-        files: Sequence[UploadedFile] = (),
     ) -> MessageT:
         """Store what a person says and the assistant's row that is to answer it, and dispatch that.
 
@@ -95,19 +92,15 @@ class Turns(Generic[ConversationT, MessageT]):
         has ended), ``interrupt`` has the live one stopped and puts this one at the queue's head.
         ``values`` fills the host's own columns of both rows. With ``db`` the rows are written in
         the caller's transaction and flushed, not committed; the turn is dispatched once that
-        commits. A repeated ``idempotency_key`` gives the row of the first call. ``files`` are in
-        the conversation's sandbox, and ``prompt`` is what the agent is told then, instead of
-        ``text`` alone: ``str(UploadedFilesPrompt(…))``, say. Raises
+        commits. A repeated ``idempotency_key`` gives the row of the first call. Raises
         ``ConversationNotFound``, ``QueueFull`` and ``IdempotencyMismatch``, too.
         """
         conversation_id = as_key(self._conversation, conversation_id)
-        post = Post(text, agent, model, on_busy, idempotency_key, values or {}, prompt, files)
-        kinds = self._conversation, self._message
+        post = Post(text, agent, model, on_busy, idempotency_key, values or {})
         if db is not None:
-            message, new = await insert(db, *kinds, conversation_id, post)
-            if new:
-                self._dispatch_after(db, message.id, conversation_id)
+            message, _ = await self.insert(db, conversation_id, post)
             return message
+        kinds = self._conversation, self._message
         async with self._sessions() as own:
             message, new = await insert(own, *kinds, conversation_id, post)
             await own.commit()
@@ -301,6 +294,19 @@ class Turns(Generic[ConversationT, MessageT]):
                     self._tasks.create_task(self._announce(key, conversation_id))
 
         event.listen(sync, "after_transaction_end", ended)
+
+    async def insert(
+        self, db: AsyncSession, conversation_id: Any, post: Post
+    ) -> tuple[MessageT, bool]:
+        """Store a post in the caller's transaction; the assistant's row, and whether it is new.
+
+        A new one is dispatched once that commits.
+        """
+        kinds = self._conversation, self._message
+        message, new = await insert(db, *kinds, conversation_id, post)
+        if new:
+            self._dispatch_after(db, message.id, conversation_id)
+        return message, new
 
     async def _announce(self, key: Any, conversation_id: Any) -> None:
         """If the row is there, and so committed: tell followers and hand it over."""

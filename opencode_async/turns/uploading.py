@@ -6,14 +6,14 @@ What does not become a message leaves nothing behind.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
+from functools import partial
 from typing import Any, Generic
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from opencode_async.artifacts.artifact import object_key
 from opencode_async.artifacts.policy import ArtifactPolicy
 from opencode_async.artifacts.sandbox import Sandbox
 from opencode_async.artifacts.stores.store import ArtifactStore
@@ -21,14 +21,15 @@ from opencode_async.artifacts.uploads import (
     FileOnDisk,
     UploadedFile,
     UploadedFilesPrompt,
-    hashes,
     of_disk,
 )
 from opencode_async.database import Sessions, as_key, despite_cancellation
-from opencode_async.errors import OpencodeError, SandboxUnreachable
+from opencode_async.errors import ArtifactStoreError, SandboxUnreachable
 from opencode_async.models import ArtifactMixin, ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.session import Session
+
+Insert = Callable[[AsyncSession, str, Sequence[UploadedFile]], Awaitable[tuple[MessageT, bool]]]
 
 
 class Uploading(Generic[ConversationT, MessageT]):
@@ -53,46 +54,66 @@ class Uploading(Generic[ConversationT, MessageT]):
         session: Session[ConversationT],
         text: str,
         received: Sequence[FileOnDisk],
-        start: Callable[[AsyncSession, str, Sequence[UploadedFile]], Awaitable[MessageT]],
+        insert: Insert[MessageT],
     ) -> MessageT:
-        """What ``start`` gives, called with a ``db``, the prompt and the files in the sandbox.
+        """The turn that ``insert`` gives, called with a ``db``, the prompt and the files.
 
-        They are recorded in the same transaction, with the person's message. Raises
-        ``SandboxUnreachable`` where the agent's disk is not seen here, ``ArtifactStoreError``, and
-        what the client and ``start`` raise. Then, and where the turn is one that was started
-        before, neither sandbox nor store have any of it.
+        These are in the sandbox then, and are recorded in the same transaction, with the person's
+        message. Raises ``SandboxUnreachable`` where the agent's disk is not seen here,
+        ``ArtifactStoreError``, and what the client and ``insert`` raise. Then, and where the turn
+        is one that was started before, neither sandbox nor store have any of it.
         """
         folder, sandbox = await self._sandbox(session)
-        upload = Upload(
-            sandbox, self._policy.store, f"{session.conversation_id}/{uuid.uuid4().hex}"
-        )
+        owners = session.conversation_id, uuid.uuid4().hex
+        upload = Upload(sandbox, self._policy.store, owners)
         kept = False
         try:
             for file in received:
                 await upload.take(file)
+            await self._check_seen(session, folder, upload.files)
             prompt = str(UploadedFilesPrompt(text, upload.files, folder))
             async with self._sessions() as db:
-                message = await start(db, prompt, upload.files)
-                kept = (message.request or {}).get("uploaded") == hashes(upload.files)
-                if kept:
-                    said = as_key(self._messages, message.reply_to)
-                    db.add_all(upload.rows(self._kind, said))
-                await db.commit()
+                message, new = await insert(db, prompt, upload.files)
+                if new:
+                    db.add_all(upload.rows(self._kind, as_key(self._messages, message.reply_to)))
+                    await db.flush()
+                try:
+                    await db.commit()
+                    kept = new
+                except BaseException:
+                    # It may have been committed all the same: what has rows is not taken away.
+                    kept = await despite_cancellation(self._is_there(message.id), self._report)
+                    raise
                 await db.refresh(message)
-        except BaseException:
-            kept = False
-            raise
         finally:
             if not kept:
                 await despite_cancellation(upload.undone(self._report), self._report)
         return message
 
+    async def _is_there(self, key: Any) -> bool:
+        try:
+            async with self._sessions() as db:
+                return await db.get(self._messages, key) is not None
+        except Exception as error:
+            self._report(error, severity="warning", context={"during": "an upload"})
+            return True
+
+    async def _check_seen(
+        self, session: Session[ConversationT], folder: str, files: Sequence[UploadedFile]
+    ) -> None:
+        """Raise ``SandboxUnreachable`` where the agent does not see what was placed.
+
+        Another machine may have a folder of that name.
+        """
+        if files and files[0].path not in await session.client.names_in(folder):
+            raise SandboxUnreachable(folder)
+
     async def _sandbox(self, session: Session[ConversationT]) -> tuple[str, Sandbox]:
         """The conversation's folder as the agent's server calls it, and as it is seen here."""
         paths = await (await session.find_client()).paths()
         key = await session.sandbox_key()
-        directory = self._policy.directory or Path(paths.directory)
-        if not await asyncio.to_thread(directory.is_dir):
+        directory = self._policy.seen(paths.directory)
+        if directory is None or not await asyncio.to_thread(directory.is_dir):
             raise SandboxUnreachable(paths.directory)
         root = directory / "sandbox" / key
         return paths.sandbox(key), Sandbox(root, max_bytes=self._policy.max_bytes)
@@ -101,15 +122,18 @@ class Uploading(Generic[ConversationT, MessageT]):
 class Upload:
     """The files of one message, in the sandbox and in the store; not yet anybody's."""
 
-    def __init__(self, sandbox: Sandbox, store: ArtifactStore, prefix: str) -> None:
+    def __init__(self, sandbox: Sandbox, store: ArtifactStore, owners: tuple[Any, str]) -> None:
         self.files: list[UploadedFile] = []
         self._sandbox = sandbox
         self._store = store
-        self._prefix = prefix
+        self._owners = owners
 
     async def take(self, file: FileOnDisk) -> None:
-        """Put a file into both."""
-        path = await self._sandbox.place(file.filename, of_disk(file))
+        """Put a file into both. Raises ``ArtifactStoreError``, also for a disk that is full."""
+        try:
+            path = await self._sandbox.place(file.filename, of_disk(file))
+        except OSError as error:
+            raise ArtifactStoreError("sandbox", "did not take a file") from error
         at = UploadedFile(path, file.filename, file.size, file.sha256, file.content_type)
         self.files.append(at)
         await self._store.put(
@@ -129,14 +153,17 @@ class Upload:
         return rows
 
     async def undone(self, report: ErrorReporter) -> None:
-        """Take them out of both again."""
+        """Take them out of both again; what cannot be is reported."""
         for file in self.files:
-            for removal in (self._sandbox.remove(file.path), self._store.delete(self._key(file))):
+            removals = (
+                partial(self._sandbox.remove, file.path),
+                partial(self._store.delete, self._key(file)),
+            )
+            for remove in removals:
                 try:
-                    await removal
-                except OpencodeError as error:
+                    await remove()
+                except Exception as error:
                     report(error, severity="warning", context={"during": "undoing an upload"})
 
     def _key(self, file: UploadedFile) -> str:
-        place = hashlib.sha256(file.path.encode()).hexdigest()[:16]
-        return f"{self._prefix}/{place}-{file.sha256}"
+        return object_key(*self._owners, path=file.path, sha256=file.sha256)

@@ -21,6 +21,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from opencode_async.web.problems import (
+    CrossSite,
     InvalidForm,
     ProblemRoute,
     TooLarge,
@@ -56,6 +57,15 @@ class FormRoute(ProblemRoute):
         match, child = super().matches(scope)
         is_form = Headers(scope=scope).get("content-type", "").lower().startswith("multipart/")
         return (match, child) if is_form else (Match.NONE, {})
+
+
+def check_same_site(request: Request) -> None:
+    """Raise ``CrossSite`` for what a browser says is another site's form, sent with cookies.
+
+    JSON from there is asked about first (CORS); a form is not.
+    """
+    if "cookie" in request.headers and request.headers.get("sec-fetch-site") == "cross-site":
+        raise CrossSite
 
 
 @dataclass(frozen=True)

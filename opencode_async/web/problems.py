@@ -59,6 +59,13 @@ class NotAllowed(OpencodeError):
         self.field = field
 
 
+class CrossSite(OpencodeError):
+    """A form that another site's page sent, with the cookies of whoever looks at it."""
+
+    def __init__(self) -> None:
+        super().__init__("this form was sent from another site")
+
+
 class UploadRefused(OpencodeError):
     """An upload is not taken; what is left of it is not read."""
 
@@ -112,6 +119,7 @@ PROBLEMS: dict[type[OpencodeError], tuple[int, str, str]] = {
         "idempotency-mismatch",
         "This Idempotency-Key was used for another request.",
     ),
+    CrossSite: (403, "cross-site", "Send it from the app's own pages."),
     Forbidden: (403, "read-only", "You may read here, but not write."),
     Invalid: (422, "invalid-request", "The request is not valid."),
     NotAllowed: (422, "not-allowed", "That is not on offer."),

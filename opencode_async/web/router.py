@@ -21,9 +21,10 @@ from opencode_async.models import LIVE, TERMINAL, ConversationMixin, MessageMixi
 from opencode_async.protocol.asks import PermissionReply, QuestionReply
 from opencode_async.protocol.wire import clean
 from opencode_async.turns.message import isoformat, message_json
+from opencode_async.turns.posting import Post
 from opencode_async.web.access import Access, AccessDependency, Visible
 from opencode_async.web.artifact_routes import add_artifact_routes
-from opencode_async.web.multipart import TEXT_FIELDS, FormRoute, Received, received
+from opencode_async.web.multipart import TEXT_FIELDS, FormRoute, Received, check_same_site, received
 from opencode_async.web.problems import Forbidden, Invalid, NotAllowed, ProblemRoute
 from opencode_async.web.schemas import (
     AgentConversation,
@@ -208,6 +209,7 @@ def build_router(
             cid: str, access: Writer, request: Request, idempotency_key: IdempotencyKey = None
         ) -> Response:
             """The same with files, as a form."""
+            check_same_site(request)
             await let_go(request)
             async with agent.sessions() as db:
                 row = await found(db, access, cid)
@@ -215,19 +217,14 @@ def build_router(
             async with received(request, rules.uploads, sniffed) as form:
                 body = form_body(form, rules)
 
-                async def start(
+                async def insert(
                     db: AsyncSession, prompt: str, files: Sequence[UploadedFile]
-                ) -> Any:
-                    return await agent.turns.start(
-                        row.id,
-                        body.text,
-                        db=db,
-                        prompt=prompt,
-                        files=files,
-                        **asked_for(body, access, idempotency_key),
-                    )
+                ) -> tuple[Any, bool]:
+                    asked = asked_for(body, access, idempotency_key)
+                    post = Post(body.text, prompt=prompt, files=files, **asked)
+                    return await agent.turns.insert(db, row.id, post)
 
-                message = await uploading.start(session, body.text, form.files, start)
+                message = await uploading.start(session, body.text, form.files, insert)
             return await answer_with(message, 202)
 
         router.add_api_route(

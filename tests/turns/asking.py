@@ -15,7 +15,6 @@ from opencode_async import (
     Server,
     TurnSettings,
 )
-from opencode_async.turns.beside import Beside
 from opencode_async.turns.message import message_json
 from tests.support.hosts import QUICK, Host, host
 from tests.support.replay import replay
@@ -93,7 +92,8 @@ class Followed:
         """The row at the end, which is what the follower was told."""
         await self.until(lambda state: state["status"] not in ("pending", "queued"))
         row = await self.app.row(self.id)
-        stored = message_json(row, Beside(await rows_of(self.app, self.id)))
+        async with self.app.sessions() as db:
+            stored = message_json(row, await self.app.agent.besides.of(db, [self.id]))
         assert replay(self.changes)[1] == stored
         return row
 

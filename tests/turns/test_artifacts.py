@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from opencode_async.artifacts.message_artifacts import MessageArtifacts
 from opencode_async.database import locked
 from opencode_async.testing import ScriptedServer
 from opencode_async.turns.claimed import ClaimedTurn
-from tests.support.hosts import File, Host, Message, host, nowhere
+from tests.support.hosts import QUICK, File, Host, Message, host, nowhere
 from tests.support.replay import replay
 from tests.turns.ended import run
 
@@ -287,6 +288,34 @@ async def test_a_file_that_cannot_be_stored_fails_neither_the_others_nor_the_tur
         assert await kept(app, row) == {"b.txt": b"three\n"}
     assert (row.status, row.finish) == ("completed", "stop")
     assert [type(error) for error in app.reports.errors] == [ArtifactStoreError]
+
+
+async def test_a_stop_is_heeded_while_files_are_being_kept(
+    database_url: str, opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    keeping = asyncio.Event()
+
+    class Stuck(DirectoryArtifactStore):
+        async def put(self, key: str, chunks: AsyncIterator[bytes], **more: Any) -> bool:
+            keeping.set()
+            await asyncio.Event().wait()
+            return False
+
+    policy = ArtifactPolicy(Stuck(tmp_path / "kept"))
+    timings = replace(QUICK, stop=0.5)
+    async with host(
+        database_url, opencode, files=True, artifacts=policy, timings=timings, dispatch=nowhere
+    ) as app:
+        conversation, folder = await sandboxed(app, opencode)
+        script = calls(bash(f"echo one > {folder}/a.txt"))
+        message = await app.agent.turns.start(conversation, script)
+        running = asyncio.create_task(app.agent.turns.run(message.id))
+        async with asyncio.timeout(20):
+            await keeping.wait()
+            await app.agent.turns.cancel(message.id)
+            result = await running
+    assert (result.status, result.finish) == ("cancelled", "cancelled")
+    assert [type(error) for error in app.reports.errors] == [TimeoutError]
 
 
 async def test_whoever_takes_a_turn_over_keeps_nothing_twice_and_misses_nothing(

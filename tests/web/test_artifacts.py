@@ -274,6 +274,85 @@ async def test_a_repeated_form_is_one_message_and_one_file(
     assert len(sandbox_files(opencode, before)) == 1
 
 
+async def test_a_repeated_form_is_the_same_message_wherever_its_file_went(
+    database_url: str, opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    before = sandbox_files(opencode)
+    async with files_chat(database_url, opencode, tmp_path / "kept") as (_, client):
+        cid = await conversation(client)
+        sent = ("a.txt", b"one\n")
+        first = await send(client, cid, sent, key="k", text="SCRIPT:text Hi.")
+        (placed,) = sandbox_files(opencode, before)
+        placed.rename(placed.with_name("moved.txt"))
+        again = await send(client, cid, sent, key="k", text="SCRIPT:text Hi.")
+        assert (again.status_code, again.json()["id"]) == (202, first.json()["id"])
+        await heard(client, first.json()["id"])
+    assert [path.name for path in sandbox_files(opencode, before)] == ["moved.txt"]
+
+
+async def test_what_comes_while_a_turn_runs_is_not_that_turns(
+    database_url: str, opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    async with files_chat(database_url, opencode, tmp_path / "kept") as (_, client):
+        running = await post(client, 'SCRIPT:slow {"n": 8, "delay": 0.25}')
+        cid = running["conversation_id"]
+        answer = await send(
+            client, cid, ("a.txt", b"one\n"), text="SCRIPT:text Hi.", on_busy="enqueue"
+        )
+        assert (answer.status_code, answer.json()["status"]) == (202, "queued")
+        for message in (running, answer.json()):
+            finished = replay_events(await heard(client, message["id"]))[1] or {}
+            assert (finished["status"], finished["artifacts"]) == ("completed", [])
+        said = (await client.get(f"/agent/messages/{answer.json()['reply_to']}")).json()
+        assert [file["filename"] for file in said["artifacts"]] == ["a.txt"]
+
+
+async def test_what_the_agent_does_to_a_file_meanwhile_stops_no_undoing(
+    opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    """It is refused as the agent is busy, who has made a folder of the first file just then."""
+    url = f"sqlite+aiosqlite:///{tmp_path}/test.db"
+    before = sandbox_files(opencode)
+
+    class Meddled(DirectoryArtifactStore):
+        async def put(self, key: str, chunks: AsyncIterator[bytes], **more: Any) -> bool:
+            for placed in sandbox_files(opencode, before):
+                if placed.suffix == ".md":
+                    placed.unlink()
+                    placed.mkdir()
+            return await super().put(key, chunks, **more)
+
+    options: Json = {"files": True, "artifacts": ArtifactPolicy(Meddled(tmp_path / "kept"))}
+    async with chat(url, opencode, **options) as (app, client):
+        message = await post(client, "SCRIPT:hang Words.")
+        cid = message["conversation_id"]
+        answer = await send(client, cid, ("a.md", b"one\n"), ("b.txt", b"two\n"), text="Hi.")
+        assert answer.status_code == 409
+        await client.post(f"/agent/messages/{message['id']}/cancel")
+        await heard(client, message["id"])
+        assert [type(error) for error in app.reports.errors] == [IsADirectoryError]
+    assert sandbox_files(opencode, before) == set()
+    assert not [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
+
+
+async def test_another_sites_form_with_somebodys_cookies_is_refused(
+    opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    url = f"sqlite+aiosqlite:///{tmp_path}/test.db"
+    async with files_chat(url, opencode, tmp_path / "kept") as (_, client):
+        cid = await conversation(client)
+        path, form = f"/agent/conversations/{cid}/messages", {"files": [("files", ("a", b"a"))]}
+        crossing = {"Sec-Fetch-Site": "cross-site"}
+        refused = await client.post(path, headers={**crossing, "Cookie": "session=1"}, **form)  # type: ignore[arg-type]
+        assert (refused.status_code, refused.json()["type"]) == (
+            403,
+            "urn:opencode-async:cross-site",
+        )
+        taken = await client.post(path, headers={**crossing, "Authorization": "Bearer 1"}, **form)  # type: ignore[arg-type]
+        assert taken.status_code == 202
+        await heard(client, taken.json()["id"])
+
+
 REFUSED: list[tuple[str, list[tuple[str, bytes]], Json, int, str]] = [
     ("too large", [("a.txt", b"x" * 2001)], {}, 413, "too-large"),
     ("too many", [(f"{n}.txt", b"x") for n in range(3)], {}, 422, "too-many-files"),

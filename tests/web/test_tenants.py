@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -15,7 +16,13 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from sqlalchemy import select
 
-from opencode_async import OpencodeClient, QuestionReply, Server
+from opencode_async import (
+    ArtifactPolicy,
+    DirectoryArtifactStore,
+    OpencodeClient,
+    QuestionReply,
+    Server,
+)
 from opencode_async.testing import ScriptedServer
 from tests.support.hosts import Ask, Conversation, Host, Message, nowhere
 from tests.support.proxy import Proxy
@@ -26,7 +33,7 @@ from tests.turns.test_client_for import settled
 from tests.web.test_routes import UNKNOWN, app_with_router, heard
 
 Tenants = Mapping[int, Server]
-NOBODY = dict.fromkeys(("cid", "mid", "pid", "qid"), UNKNOWN)
+NOBODY = dict.fromkeys(("cid", "mid", "pid", "qid", "aid"), UNKNOWN)
 
 
 @pytest.fixture
@@ -50,8 +57,13 @@ async def app_of(url: str, tenants: Tenants, **options: Any) -> AsyncIterator[Ho
 
     common = Path(*Path(str(tenants[1].directory)).parts[:-2])
     root = replace(tenants[1], directory=common)
-    async with an_app(url, root, client_for=client_for, **options) as app:
-        yield app
+    with tempfile.TemporaryDirectory() as kept:
+        files: dict[str, Any] = {
+            "files": True,
+            "artifacts": ArtifactPolicy(DirectoryArtifactStore(kept)),
+        }
+        async with an_app(url, root, client_for=client_for, **files, **options) as app:
+            yield app
 
 
 @dataclass(frozen=True)
@@ -64,13 +76,14 @@ class Talk:
 
 
 async def talk_of(app: Host[Any, Any], tenant: int, number: int) -> Talk:
-    """A new one, whose only turn has ended; it has asked for leave and a question."""
+    """A new one, whose only turn has ended: it asked for leave and a question, and left a file."""
     title, words = f"Title-{tenant}-{number}", f"Words-{tenant}-{number}"
     cid = await app.conversation(user_id=tenant, title=title)
     question = {"header": words, "question": words, "options": [], "multiple": False}
     calls = [
         {"name": "bash", "args": {"command": f"echo {words}", "description": "Says it"}},
         {"name": "question", "args": {"questions": [question]}},
+        {"name": "write", "args": {"filePath": f"{words}.txt", "content": words}},
     ]
     async with a_turn(app, f"SCRIPT:multi {json.dumps(calls)}", cid) as turn:
         leave, asked = await turn.asks(2)
@@ -80,7 +93,9 @@ async def talk_of(app: Host[Any, Any], tenant: int, number: int) -> Talk:
     assert (message.status, message.finish) == ("completed", "stop")
     assert words in tools(message)[0]["output"]
     session_id = await app.session_id(message)
+    (file,) = turn.state["artifacts"]
     ids = {"cid": str(cid), "mid": str(message.id), "pid": leave["id"], "qid": asked["id"]}
+    ids["aid"] = file["id"]
     said = {title, words, session_id, str(message.reply_to)}
     return Talk(tenant, ids, frozenset({*said, *ids.values()}))
 
@@ -163,7 +178,7 @@ async def test_no_route_tells_or_does_anything_with_another_tenants_ids(
         listed = (await web.clients[2].get("/agent/conversations")).json()["items"]
         assert len(listed) == 10
         assert await stored(app) == before
-        assert asked >= 4 * 30 * 15, asked
+        assert asked >= 4 * 30 * 17, asked
         assert app.reports.errors == []
 
 
@@ -189,7 +204,8 @@ async def test_who_may_not_write_gets_403_from_every_route_that_does(
                 assert answer.json()["type"] == "urn:opencode-async:read-only"
         assert await stored(app) == before
         for operation in web.operations:
-            if not operation.writes and not operation.path.endswith("/events"):
+            stream, file = operation.path.endswith("/events"), "aid" in operation.parameters
+            if not (operation.writes or stream or file):
                 assert (await operation.call(ids[1]).made(web.reader)).status_code == 200
 
 
