@@ -9,6 +9,7 @@ import pytest
 
 from opencode_async.protocol.changes import (
     READERS,
+    ArtifactAdded,
     Change,
     Finished,
     MessageAdded,
@@ -48,6 +49,7 @@ CHANGES: list[tuple[Change, str]] = [
     (TodosChanged(()), "todos"),
     (Retrying(2, "No.", 1795343616264.5), "retrying"),
     (UsageChanged(Usage(0.25, 1, 2, 3, 4)), "usage"),
+    (ArtifactAdded({"id": "1", "filename": "a.txt"}), "artifact"),
     (PermissionAsked(ASK), "permission.asked"),
     (PermissionResolved(ASK), "permission.resolved"),
     (QuestionAsked(ASK), "question.asked"),
