@@ -20,6 +20,7 @@ from tests.support.parts import skip_without
 from tests.support.proxy import Proxy
 from tests.turns.ended import run
 
+pytestmark = pytest.mark.timeout(180)  # dozens of calls each, on a real server
 SECRET = "The other one's secret."
 PLAIN, PATCHING = (
     "scripted/scripted",

@@ -29,9 +29,11 @@ from tests.support.proxy import Proxy
 from tests.support.routes import Operation, operations
 from tests.support.serving import listening, serving
 from tests.turns.asking import ONCE, a_turn, an_app, tools
+from tests.turns.ended import PATIENT
 from tests.turns.test_client_for import settled
 from tests.web.test_routes import UNKNOWN, app_with_router, heard
 
+pytestmark = pytest.mark.timeout(180)  # forty turns, and thousands of requests
 Tenants = Mapping[int, Server]
 NOBODY = dict.fromkeys(("cid", "mid", "pid", "qid", "aid"), UNKNOWN)
 
@@ -141,7 +143,9 @@ def leaked(secrets: Iterable[str], *texts: str) -> list[str]:
 async def test_no_route_tells_or_does_anything_with_another_tenants_ids(
     database_url: str, tenants: Tenants
 ) -> None:
-    async with app_of(database_url, tenants) as app, web_of(app, tenants) as web:
+    # So many turns at once keep a server from answering for seconds.
+    patient = app_of(database_url, tenants, timings=PATIENT)
+    async with patient as app, web_of(app, tenants) as web:
         made = (talk_of(app, 1 + n % 4, n) for n in range(40))
         talks = await asyncio.gather(*made)
         before = await stored(app)
