@@ -94,7 +94,7 @@ class Session(Generic[ConversationT]):
         if not settings.permissions.fenced:
             return settings
         paths = await (await self.find_client()).paths()
-        folder = paths.sandbox(await self.sandbox_key())
+        folder = paths.sandbox(row.sandbox_key or await self.sandbox_key())
         system = "\n\n".join(filter(None, (settings.system, FOLDER.format(folder))))
         permissions = settings.permissions.inside(paths.pattern(folder))
         return replace(settings, system=system, permissions=permissions)

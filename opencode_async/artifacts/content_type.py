@@ -11,6 +11,7 @@ import re
 
 import puremagic
 
+HEAD = 8192  # bytes that tell what a file is
 TEXT = "text/plain"
 BYTES = "application/octet-stream"
 

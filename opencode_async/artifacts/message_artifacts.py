@@ -25,10 +25,11 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opencode_async.artifacts.artifact import Artifact, object_key
-from opencode_async.artifacts.content_type import sniffed
+from opencode_async.artifacts.content_type import HEAD, sniffed
 from opencode_async.artifacts.filenames import numbered, safe_filename
 from opencode_async.artifacts.policy import ArtifactPolicy, trust_of
 from opencode_async.artifacts.sandbox import Sandbox
+from opencode_async.artifacts.sandbox_file import MOST_OF_A_PATH
 from opencode_async.artifacts.transform import Transform
 from opencode_async.database import Sessions, is_away
 from opencode_async.errors import LeaseLost, SandboxFileRefused
@@ -36,9 +37,7 @@ from opencode_async.models import ArtifactMixin, MessageMixin
 from opencode_async.protocol.tool_artifacts import ToolArtifact
 
 PlaceOf = Callable[[str], tuple[str, bool] | None]
-MOST_OF_A_PATH = 1024  # characters
 MOST_REFUSALS = 50  # that are reported one by one
-HEAD = 8192  # bytes that tell what a file is
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +80,7 @@ class MessageArtifacts:
         sessions: Sessions,
         policy: ArtifactPolicy,
         *,
-        holds: Callable[[AsyncSession], Awaitable[None]],
+        holds: Callable[[AsyncSession], Awaitable[object]],
         failed: Callable[[Exception], None],
     ) -> None:
         self._kind = kind
@@ -108,13 +107,16 @@ class MessageArtifacts:
         sandbox, by path: unchanged, they are not the turn's. Raises what ``holds`` does, and where
         the database is away.
         """
-        candidates = await self._found(written, sandbox, place_of, cutoff)
+        found = await self._found(written, sandbox, place_of, cutoff)
+        if not found:
+            return
         earlier = await self._earlier()
         earlier.uploads.update(uploaded.items())
         taken: set[str] = set()
         # What the host renders first: nothing an agent adds is to crowd it out.
-        for candidate in sorted(candidates, key=lambda each: not self._renderers(each.file)):
-            async with aclosing(self._versions(candidate, earlier)) as versions:
+        rendered = [(candidate, self._renderers(candidate.file)) for candidate in found]
+        for candidate, renderers in sorted(rendered, key=lambda each: not each[1]):
+            async with aclosing(self._versions(candidate, renderers, earlier)) as versions:
                 async for file, digest, trusted in versions:
                     if len(taken) >= self._policy.max_files:
                         self._failed(SandboxFileRefused(file.path, "too_many"))
@@ -175,7 +177,7 @@ class MessageArtifacts:
         return earlier
 
     async def _versions(
-        self, candidate: Candidate, earlier: Earlier
+        self, candidate: Candidate, renderers: Iterable[Transform], earlier: Earlier
     ) -> AsyncGenerator[tuple[Artifact, Digest, bool], None]:
         """What is kept of a file, and whether that is the host's own: its renderings, and itself.
 
@@ -196,7 +198,7 @@ class MessageArtifacts:
         if any(transform.owns(name) for transform in self._policy.transforms):
             self._failed(SandboxFileRefused(file.path, "name"))
             return
-        for transform in self._renderers(file):
+        for transform in renderers:
             try:
                 rendered = await transform.render(file)
                 path = posixpath.join(posixpath.dirname(file.path), transform.destination_filename)

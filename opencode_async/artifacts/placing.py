@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
-
-import anyio
-import anyio.lowlevel
 
 from opencode_async.artifacts.filenames import numbered, safe_filename
 from opencode_async.artifacts.sandbox_file import open_root
+from opencode_async.artifacts.threads import to_its_end
 from opencode_async.errors import SandboxFileRefused
-
-T = TypeVar("T")
 
 MOST_OF_A_NAME = 1000  # files of one name: the agent may have made them all
 NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -28,37 +22,16 @@ async def placed(root: Path, filename: str, chunks: AsyncIterator[bytes]) -> str
     """What ``Sandbox.place`` does."""
     placing = _Placing(root, filename)
     try:
-        name = await _to_its_end(placing.create)
+        name = await to_its_end(placing.create)
         async for chunk in chunks:
-            await _to_its_end(partial(placing.write, chunk))
-        await _to_its_end(placing.finish)
+            await to_its_end(partial(placing.write, chunk))
+        await to_its_end(placing.finish)
     except BaseException:
-        await _to_its_end(placing.undo)
+        await to_its_end(placing.undo)
         raise
     finally:
         placing.close()
     return name
-
-
-async def _to_its_end(step: Callable[[], T]) -> T:
-    """Run a step in a thread; who is cancelled meanwhile learns of it when the step is over.
-
-    Else what a step opens, or writes, may come after it was undone.
-    """
-    cancelled: asyncio.CancelledError | None = None
-    with anyio.CancelScope(shield=True):  # an anyio scope would cancel again and again
-        running = asyncio.get_running_loop().run_in_executor(None, step)
-        while not running.done():
-            try:
-                await asyncio.wait([running])
-            except asyncio.CancelledError as error:
-                cancelled = error
-    if cancelled is not None:
-        running.exception()  # looked at, or asyncio complains
-        raise cancelled
-    result = running.result()
-    await anyio.lowlevel.checkpoint_if_cancelled()
-    return result
 
 
 class _Placing:

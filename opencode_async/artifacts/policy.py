@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+from opencode_async.artifacts.sandbox import Sandbox
 from opencode_async.artifacts.stores.store import ArtifactStore
 from opencode_async.artifacts.transform import Transform, Trust
+
+MOST_ENTRIES = 10_000  # that are looked at in a sandbox, files of earlier turns among them
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,18 @@ class ArtifactPolicy:
         if self.transforms and not self.secret:
             raise ValueError("transforms need a secret, which signs what they render")
 
-    def seen(self, directory: str) -> Path | None:
-        """Where a server's directory, one of a tenant's, say, should be on this machine."""
-        if self.directory is None:
-            return Path(directory)
-        below = PurePosixPath(directory)
-        root = PurePosixPath(self.root or directory)
-        return self.directory / below.relative_to(root) if below.is_relative_to(root) else None
+    def sandbox(self, directory: str, key: str) -> Sandbox | None:
+        """A conversation's sandbox, where it should be on this machine.
+
+        ``directory`` is its server's, a tenant's, say; ``None`` for one that is not below ``root``.
+        """
+        here = Path(directory)
+        if self.directory is not None:
+            below, root = PurePosixPath(directory), PurePosixPath(self.root or directory)
+            if not below.is_relative_to(root):
+                return None
+            here = self.directory / below.relative_to(root)
+        return Sandbox(here / "sandbox" / key, max_bytes=self.max_bytes, max_files=MOST_ENTRIES)
 
 
 def trust_of(policy: ArtifactPolicy | None) -> Trust:

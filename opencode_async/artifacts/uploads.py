@@ -10,8 +10,9 @@ from typing import Protocol
 
 import anyio
 
+from opencode_async.artifacts.sandbox_file import CHUNK
+
 HEADING = "Files that came with this message:"
-CHUNK = 256 * 1024  # bytes
 
 
 class FileOnDisk(Protocol):

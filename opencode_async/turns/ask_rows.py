@@ -7,10 +7,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Update, exists, select, update
 
-from opencode_async.database import Sessions, locked
+from opencode_async.database import Sessions
 from opencode_async.database_time import database_time
-from opencode_async.errors import LeaseLost
-from opencode_async.models import PENDING, AskMixin, MessageMixin
+from opencode_async.models import AskMixin, MessageMixin
 from opencode_async.protocol.asks import (
     PERMISSION,
     Ask,
@@ -57,9 +56,7 @@ class AskRows:
     ) -> AskMixin | None:
         """Store an ask, once; ``None`` for one that an earlier turn asked. Raises ``LeaseLost``."""
         async with self._sessions.begin() as db:
-            turn = await locked(db, self._messages, self._row.id)
-            if turn is None or turn.status != PENDING or turn.lease_owner != self._lease.owner:
-                raise LeaseLost(self._row.id)
+            await self._lease.locked_row(db)
             query = select(self._kind).where(self._in_conversation())
             known = await db.scalar(query.where(self._kind.upstream_id == ask.id))
             if known is not None:

@@ -8,14 +8,12 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
-from sqlalchemy.ext.asyncio import AsyncSession
-
 from opencode_async.artifacts.message_artifacts import MessageArtifacts
 from opencode_async.artifacts.policy import ArtifactPolicy
 from opencode_async.artifacts.sandbox import Sandbox
-from opencode_async.database import Sessions, is_away, locked
+from opencode_async.database import Sessions, is_away
 from opencode_async.errors import LeaseLost
-from opencode_async.models import PENDING, MessageMixin
+from opencode_async.models import MessageMixin
 from opencode_async.protocol.changes import ArtifactAdded
 from opencode_async.protocol.paths import Paths
 from opencode_async.protocol.tool_artifacts import ToolArtifact
@@ -24,7 +22,6 @@ from opencode_async.turns.beside import Besides
 from opencode_async.turns.lease import Lease
 from opencode_async.turns.message import artifact_json
 
-MOST_ENTRIES = 10_000  # files of earlier turns among them
 NOWHERE = "\0"  # the sandbox of a conversation that has none
 
 
@@ -67,7 +64,7 @@ class Attaching:
             self._row,
             self._sessions,
             self._policy,
-            holds=self._holds,
+            holds=self._lease.locked_row,
             failed=self._failed,
         )
         try:
@@ -87,16 +84,5 @@ class Attaching:
 
     def _seen(self, paths: Paths, key: str | None) -> Sandbox | None:
         """The conversation's sandbox as this process sees it, if it does."""
-        if not key:
-            return None
-        directory = self._policy.seen(paths.directory)
-        if directory is None:
-            return None
-        root = directory / "sandbox" / key
-        bounds = {"max_bytes": self._policy.max_bytes, "max_files": MOST_ENTRIES}
-        return Sandbox(root, **bounds) if root.is_dir() else None
-
-    async def _holds(self, db: AsyncSession) -> None:
-        turn = await locked(db, type(self._row), self._row.id)
-        if turn is None or turn.status != PENDING or turn.lease_owner != self._lease.owner:
-            raise LeaseLost(self._row.id)
+        sandbox = self._policy.sandbox(paths.directory, key) if key else None
+        return sandbox if sandbox is not None and sandbox.root.is_dir() else None

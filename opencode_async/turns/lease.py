@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Generic, Self
 
 from sqlalchemy import Update, case, func, update
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from opencode_async.database import Sessions, locked
 from opencode_async.database_time import database_time
@@ -76,6 +77,13 @@ class Lease(Generic[MessageT]):
         if not mine and row.status not in TERMINAL:
             raise LeaseHeld(key, row.lease_expires_at)
         return lease, row
+
+    async def locked_row(self, db: AsyncSession) -> MessageT:
+        """The row of the running turn, locked until the transaction ends. Raises ``LeaseLost``."""
+        row = await locked(db, self._kind, self._key)
+        if row is None or row.status != PENDING or row.lease_owner != self.owner:
+            raise LeaseLost(self._key)
+        return row
 
     async def renew(self) -> str | None:
         """Hold on for another period; why the turn is to stop, if it is. Raises ``LeaseLost``."""
@@ -142,9 +150,7 @@ class Lease(Generic[MessageT]):
         """
         async with self._sessions.begin() as db:
             await locked(db, conversations, conversation_id)
-            row = await locked(db, self._kind, self._key)
-            if row is None or row.status != PENDING or row.lease_owner != self.owner:
-                raise LeaseLost(self._key)
+            row = await self.locked_row(db)
             if row.stop_requested is not None:
                 outcome = stopped(row.stop_requested)
             row.status = outcome.status

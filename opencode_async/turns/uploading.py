@@ -112,11 +112,10 @@ class Uploading(Generic[ConversationT, MessageT]):
         """The conversation's folder as the agent's server calls it, and as it is seen here."""
         paths = await (await session.find_client()).paths()
         key = await session.sandbox_key()
-        directory = self._policy.seen(paths.directory)
-        if directory is None or not await asyncio.to_thread(directory.is_dir):
+        sandbox = self._policy.sandbox(paths.directory, key)
+        if sandbox is None or not await asyncio.to_thread(sandbox.root.parents[1].is_dir):
             raise SandboxUnreachable(paths.directory)
-        root = directory / "sandbox" / key
-        return paths.sandbox(key), Sandbox(root, max_bytes=self._policy.max_bytes)
+        return paths.sandbox(key), sandbox
 
 
 class Upload:

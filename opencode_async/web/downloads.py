@@ -48,9 +48,8 @@ async def download(
             return RedirectResponse(url, 307, {"Cache-Control": "no-store"})
     tag = f'"{row.sha256}"'
     headers = {**HARMLESS, "ETag": tag}
-    if request.headers.get("if-none-match", "").strip() == "*" or tag in request.headers.get(
-        "if-none-match", ""
-    ):
+    known = request.headers.get("if-none-match", "")
+    if known.strip() == "*" or tag in known:
         return Response(status_code=304, headers=headers)
     headers["Content-Type"] = content_type
     headers["Content-Disposition"] = content_disposition(filename, inline=trusted)

@@ -20,7 +20,8 @@ from typing import BinaryIO
 import anyio
 import anyio.to_thread
 
-HEAD = 8192  # bytes of a file that its type is told by
+from opencode_async.artifacts.content_type import HEAD
+
 BATCH = 1 << 20  # bytes that wait for one hop to a thread: a chunk of uvicorn's is 64 KiB
 
 Type = Callable[[int, bytes], str]

@@ -9,18 +9,16 @@ from typing import Any
 import pytest
 from sqlalchemy import func, select
 
-from opencode_async import ArtifactPolicy, DirectoryArtifactStore, Timings
+from opencode_async import ArtifactPolicy, DirectoryArtifactStore
 from opencode_async.testing import ScriptedServer
 from tests.chaos.scale import some
+from tests.chaos.test_killed_workers import ELSEWHERE, NEVER_AGAIN, QUICK
 from tests.chaos.verdict import settled
 from tests.support.hosts import File, Host, host, nowhere
 from tests.support.postgres import new_database
 from tests.support.workers import worker
 from tests.turns.test_artifacts import bash, calls, kept, sandboxed
 
-QUICK = Timings(lease=4.0, accept=8.0, reconnect=5.0, look=2.0, settle=0.5, stop=3.0, snapshot=0.1)
-ELSEWHERE = Timings(lease=1200.0, poll=0.2)
-NEVER_AGAIN = 600.0
 FILES = 60
 MOMENTS = (1, 5, 20, 40, FILES)  # files that are kept when the worker is killed
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import tempfile
 import time
@@ -14,12 +13,12 @@ from contextlib import (
     asynccontextmanager,
     suppress,
 )
+from functools import partial
 from pathlib import Path
 from typing import IO, Self, TypeVar
 
-import anyio
-
 from opencode_async.artifacts.stores.incoming import blocks, check_key, check_range
+from opencode_async.artifacts.threads import to_its_end
 from opencode_async.errors import ArtifactMissing, ArtifactStoreError
 
 Returned = TypeVar("Returned")
@@ -136,7 +135,7 @@ class DirectoryArtifactStore:
         self, key: str, what: str, function: Callable[..., Returned], *args: object
     ) -> Returned:
         try:
-            return await in_thread(function, *args)
+            return await to_its_end(partial(function, *args))
         except OSError as error:
             raise ArtifactStoreError(key, what) from error
 
@@ -163,14 +162,3 @@ def publish(file: IO[bytes], target: Path) -> bool:
 def remove(path: Path) -> None:
     with suppress(*ABSENT):
         path.unlink()
-
-
-async def in_thread(function: Callable[..., Returned], *args: object) -> Returned:
-    """Run it in a thread; a cancellation waits for it, so what it makes can be cleared away."""
-    task = asyncio.ensure_future(asyncio.to_thread(function, *args))
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        with anyio.CancelScope(shield=True):
-            await asyncio.wait([task])
-        raise
