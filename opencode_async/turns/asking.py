@@ -30,7 +30,7 @@ from opencode_async.turns.asks import (
     ANSWERED,
     ANSWERING,
     DEADLINE,
-    DECIDE,
+    DECIDED,
     EXPIRED,
     GONE,
     OPEN,
@@ -144,7 +144,7 @@ class Asking:
                 return
             reply, by = None, None
             if decided := await self._deciding.reply_to(ask):
-                reply, by = decided, DECIDE
+                reply, by = decided, DECIDED
             elif isinstance(ask, Permission) and await self._rows.grant(ask):
                 reply, by = {"reply": "once"}, ALWAYS
             row = await self._rows.add(ask, reply, by, within=self._policy.within)

@@ -34,7 +34,7 @@ from opencode_async.protocol.asks import (
 OPEN, ANSWERING, ANSWERED, EXPIRED, GONE = "open", "answering", "answered", "expired", "gone"
 PENDING_ASKS = (OPEN, ANSWERING)
 # What `answered_by` says of a reply that no person gave.
-DEADLINE, DECIDE, ALWAYS = "deadline", "decide", "always"
+DEADLINE, DECIDED, ALWAYS = "deadline", "decide", "always"
 
 Reply = PermissionReply | QuestionReply
 Decide = Callable[[Ask, Any], Awaitable[Decision]]
@@ -42,7 +42,7 @@ Decide = Callable[[Ask, Any], Awaitable[Decision]]
 
 def is_public(row: AskMixin) -> bool:
     """Whether people see it: not what a hook, or an earlier ``always``, decided without them."""
-    return row.answered_by not in (DECIDE, ALWAYS)
+    return row.answered_by not in (DECIDED, ALWAYS)
 
 
 async def answer(
