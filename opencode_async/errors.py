@@ -32,6 +32,7 @@
     ├── InvalidReply               a reply that does not answer what was asked
     ├── ArtifactNotFound           no such artifact (or not for this user)
     ├── SandboxUnreachable         the agent's folder is on a disk that is not seen here
+    ├── SeedFailed                 a file of the host's did not get into the agent's folder
     ├── SandboxFileRefused         a file of the agent's that is not read
     ├── ArtifactStoreError         the artifact store did not take, or give, what it should
     │   └── ArtifactMissing        …for it has nothing under that key
@@ -287,9 +288,19 @@ class ArtifactNotFound(OpencodeError):
 class SandboxUnreachable(OpencodeError):
     """The OpenCode server's ``directory`` is not seen by this process, so no file gets there."""
 
+    code = "sandbox_unreachable"
+
     def __init__(self, directory: str) -> None:
         super().__init__("files can only be sent where the app sees the agent's disk")
         self.directory = directory
+
+
+class SeedFailed(OpencodeError):
+    """A file of ``TurnSettings.seed`` is not in the sandbox; ``__cause__`` says why."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"{path!r} could not be put into the sandbox")
+        self.path = path
 
 
 class SandboxFileRefused(OpencodeError):

@@ -253,7 +253,7 @@ class Opencode(Generic[ConversationT, MessageT]):
         return await turn_response(self.turns.following, key, request, self.timings, shown)
 
     async def erase(self, conversation_id: Any) -> None:
-        """Erase a conversation: stop its turn, delete its rows, then its OpenCode session.
+        """Erase a conversation: stop its turn, delete its rows, its OpenCode session, its sandbox.
 
         What OpenCode does not do is reported, not raised: the rows are gone either way. Raises
         ``ConversationNotFound``.
@@ -265,7 +265,7 @@ class Opencode(Generic[ConversationT, MessageT]):
             self.sessions,
             self.tables,
             key,
-            None if self.artifacts is None else self.artifacts.store,
+            self.artifacts,
             self.timings,
             self.error_reporter,
         )

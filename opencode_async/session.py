@@ -34,7 +34,8 @@ from opencode_async.protocol.session_rules import handed_down, has_leftovers, mi
 from opencode_async.settings import SettingsFor, TurnSettings, default_settings
 
 CLAIM = 45.0  # s one caller has to create the session: longer than a request may take
-FOLDER = "Your folder is {}: read and write files only there."
+FOLDER = "Your folder is {}."
+FENCED = "Your folder is {}: read and write files only there."
 RETRY = 0.1  # s between looks at a session that another caller creates
 ClientOf = Callable[[ConversationT], Awaitable[OpencodeClient]]
 
@@ -87,16 +88,20 @@ class Session(Generic[ConversationT]):
 
         The host's hook is given the row as it is stored now, detached: no connection is held while
         it runs. Where its permissions are about the conversation's sandbox, they come back with its
-        path, which the agent is told behind the host's ``system``. Raises what the client raises.
+        path; of that the agent is told behind the host's ``system``, also where the host has files
+        for it. Raises what the client raises.
         """
         row = await self.row()
         settings = await self._settings_for(row)
-        if not settings.permissions.fenced:
+        permissions = settings.permissions
+        if not (permissions.fenced or settings.seed):
             return settings
         paths = await (await self.find_client()).paths()
         folder = paths.sandbox(row.sandbox_key or await self.sandbox_key())
-        system = "\n\n".join(filter(None, (settings.system, FOLDER.format(folder))))
-        permissions = settings.permissions.inside(paths.pattern(folder))
+        told = (FENCED if permissions.fenced else FOLDER).format(folder)
+        system = "\n\n".join(filter(None, (settings.system, told)))
+        if permissions.fenced:
+            permissions = permissions.inside(paths.pattern(folder))
         return replace(settings, system=system, permissions=permissions)
 
     async def ensure(self) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
+from opencode_async.artifacts.artifact import Artifact
 from opencode_async.models import ConversationMixin, ConversationT
 from opencode_async.protocol.asks import AskPolicy
 from opencode_async.protocol.limits import Limits
@@ -24,6 +25,12 @@ class TurnSettings:
     is what the conversation's turns may cost in all, those there are rows of, in the currency of
     the model's prices: the turn that goes beyond it is stopped, and no later one is begun
     (``error``, ``budget``).
+
+    ``seed`` are files of the host's, by their paths in the conversation's sandbox: each is there,
+    with that content, when the turn begins, whatever was; what came with the message itself stays.
+    The agent is told of the folder, not of the files. They are not what the turn produced, unless
+    the agent changes them. Where this process does not see the agent's disk the turn ends
+    ``error``, ``sandbox_unreachable``.
     """
 
     agent: str | None = None
@@ -33,6 +40,7 @@ class TurnSettings:
     limits: Limits = field(default_factory=Limits)
     asks: AskPolicy = field(default_factory=AskPolicy)
     conversation_budget: float | None = None
+    seed: Sequence[Artifact] = ()
 
     def __post_init__(self) -> None:
         check_model(self.model)

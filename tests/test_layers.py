@@ -18,7 +18,7 @@ LAYERS: dict[str, set[str]] = {  # layer -> which others of ours it may import
     "database_time": set(),
     "models": PURE | {"database_time"},
     "database": {"errors", "models", "observability", "protocol"},
-    "settings": {"models", "protocol"},
+    "settings": {"artifacts", "models", "protocol"},
     "session": PURE | ROWS | {"client", "observability", "settings"},
     "brokers": set(),
     "artifacts": PURE | ROWS | {"observability"},

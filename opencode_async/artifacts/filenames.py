@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Container
 from urllib.parse import quote
 
 MOST_BYTES = 255  # of one name, as UTF-8: what Linux and macOS allow
@@ -34,6 +35,16 @@ def safe_filename(name: str) -> str:
 def numbered(name: str, number: int) -> str:
     """A safe name's variant: ``report-2.pdf``; as safe, and no longer than 255 bytes."""
     return _cut(name, f"-{number}")
+
+
+def free(path: str, taken: Container[str]) -> str:
+    """The path, or the next one that is not taken: names that differ may be the same once safe."""
+    folder, slash, name = path.rpartition("/")
+    number, candidate = 1, path
+    while candidate in taken:
+        number += 1
+        candidate = f"{folder}{slash}{numbered(name, number)}"
+    return candidate
 
 
 def content_disposition(name: str, *, inline: bool = False) -> str:

@@ -13,7 +13,6 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
-    Container,
     Iterable,
     Mapping,
 )
@@ -25,8 +24,10 @@ from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opencode_async.artifacts.artifact import Artifact, object_key
+from opencode_async.artifacts.candidates import Candidate, PlaceOf, candidates
 from opencode_async.artifacts.content_type import HEAD, sniffed
-from opencode_async.artifacts.filenames import numbered, safe_filename
+from opencode_async.artifacts.distant import DistantSandbox
+from opencode_async.artifacts.filenames import free, safe_filename
 from opencode_async.artifacts.policy import ArtifactPolicy, trust_of
 from opencode_async.artifacts.sandbox import Sandbox
 from opencode_async.artifacts.sandbox_file import MOST_OF_A_PATH
@@ -35,18 +36,6 @@ from opencode_async.database import Sessions, is_away
 from opencode_async.errors import LeaseLost, SandboxFileRefused
 from opencode_async.models import ArtifactMixin, MessageMixin
 from opencode_async.protocol.tool_artifacts import ToolArtifact
-
-PlaceOf = Callable[[str], tuple[str, bool] | None]
-MOST_REFUSALS = 50  # that are reported one by one
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A file that may be the turn's: of the sandbox, or not; ``doubtful``, or surely new."""
-
-    file: Artifact
-    inside: bool
-    doubtful: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +83,18 @@ class MessageArtifacts:
     async def attach_from(
         self,
         written: Iterable[ToolArtifact],
-        sandbox: Sandbox | None,
+        sandbox: Sandbox | DistantSandbox | None,
         place_of: PlaceOf,
         cutoff: float,
         uploaded: Mapping[str, str] = MappingProxyType({}),
     ) -> AsyncGenerator[ArtifactMixin, None]:
         """Keep what the turn produced; each file's row, once it is there.
 
-        ``written`` is what tool calls say they left, ``sandbox`` is where this process can see
-        files itself: of these, those since ``cutoff`` (s since 1970). ``place_of`` says where a
-        path of the server's is. ``uploaded`` are the hashes of files that were put into the
-        sandbox, by path: unchanged, they are not the turn's. Raises what ``holds`` does, and where
-        the database is away.
+        For ``written``, ``sandbox``, ``place_of`` and ``cutoff`` see ``candidates``. ``uploaded``
+        are the hashes of files that were put into the sandbox, by path: unchanged, they are not the
+        turn's. Raises what ``holds`` does, and where the database is away.
         """
-        found = await self._found(written, sandbox, place_of, cutoff)
+        found = await candidates(written, sandbox, place_of, cutoff, self._failed)
         if not found:
             return
         earlier = await self._earlier()
@@ -128,38 +115,6 @@ class MessageArtifacts:
                         recorded = await self._recorded(row)
                         if recorded is not None:
                             yield recorded
-
-    async def _found(
-        self,
-        written: Iterable[ToolArtifact],
-        sandbox: Sandbox | None,
-        place_of: PlaceOf,
-        cutoff: float,
-    ) -> list[Candidate]:
-        """The agent's files, by their paths in the sandbox, or else in the server's directory."""
-        found: list[Candidate] = []
-        if sandbox is not None:
-            fresh = await sandbox.fresh(cutoff)
-            for seen in fresh.files:
-                # The clocks of two machines differ: the turn before may have left it.
-                file, doubtful = Artifact(seen.path, seen.read), seen.modified < cutoff
-                found.append(Candidate(file, inside=True, doubtful=doubtful))
-            for refused in fresh.refused[:MOST_REFUSALS]:
-                self._failed(refused)
-            if len(fresh.refused) > MOST_REFUSALS:
-                self._failed(SandboxFileRefused(".", "too_many"))
-        for left in written:
-            place = place_of(left.path)
-            if place is None:
-                continue
-            path, inside = place
-            if inside and sandbox is not None:
-                continue  # seen with own eyes, as it is by now
-            if left.content is not None:
-                found.append(Candidate(Artifact.of(path, left.content), inside, doubtful=False))
-            elif inside:
-                self._failed(SandboxFileRefused(path, "unreadable"))
-        return found
 
     async def _earlier(self) -> Earlier:
         """The files that the conversation's other messages have."""
@@ -296,16 +251,6 @@ class MessageArtifacts:
 def safe_path(path: str) -> str:
     """The path with each of its names made safe."""
     return "/".join(map(safe_filename, path.split("/")))
-
-
-def free(path: str, taken: Container[str]) -> str:
-    """The path, or the next one that is not taken: names that differ may be the same once safe."""
-    folder, slash, name = path.rpartition("/")
-    number, candidate = 1, path
-    while candidate in taken:
-        number += 1
-        candidate = f"{folder}{slash}{numbered(name, number)}"
-    return candidate
 
 
 async def same(file: Artifact, digest: Digest) -> AsyncIterator[bytes]:

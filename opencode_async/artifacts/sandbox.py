@@ -7,7 +7,9 @@ is being looked at, dates files as it likes, and writes more than anybody can lo
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
+import shutil
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -15,8 +17,9 @@ from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 
-from opencode_async.artifacts.placing import placed
+from opencode_async.artifacts.placing import placed, replaced
 from opencode_async.artifacts.sandbox_file import (
+    FOLDER,
     SandboxFile,
     checked_path,
     open_folder,
@@ -71,9 +74,44 @@ class Sandbox:
         """
         return await placed(self.root, filename, chunks)
 
+    async def replace(self, path: str, chunks: AsyncIterator[bytes]) -> None:
+        """Write a file at a path, relative to the root, with ``/``; folders are made as needed.
+
+        What is there, a link, say, gives way to it, whole: who reads that goes on reading that.
+        Where this fails what was there stays; where it is cancelled, that or the new one. Raises
+        ``OSError``, ``SandboxFileRefused`` where the path is none or leads through anything but
+        folders or to one, and what ``chunks`` raises.
+        """
+        await replaced(self.root, path, chunks)
+
     async def remove(self, path: str) -> None:
         """Take a file away again that was placed; one that is gone is no error."""
         await asyncio.to_thread(self._remove, checked_path(path))
+
+    async def erase(self) -> None:
+        """Remove the root and all that is in it; one that is gone is no error. Raises ``OSError``.
+
+        No link is followed. What the agent makes so deep that it cannot be gone through is an
+        error, too.
+        """
+        await asyncio.to_thread(self._erase)
+
+    def _erase(self) -> None:
+        try:
+            above = os.open(self.root.parent, FOLDER)
+        except FileNotFoundError:
+            return
+        try:
+            if stat.S_ISDIR(os.stat(self.root.name, dir_fd=above, follow_symlinks=False).st_mode):
+                shutil.rmtree(self.root.name, dir_fd=above)
+            else:
+                os.unlink(self.root.name, dir_fd=above)
+        except FileNotFoundError:
+            return
+        except RecursionError as error:
+            raise OSError(errno.ELOOP, "too deep") from error
+        finally:
+            os.close(above)
 
     def _remove(self, path: str) -> None:
         with suppress(FileNotFoundError), parent(self.root, path) as (folder, name):

@@ -119,20 +119,21 @@ def open_root(root: Path, path: str, *, make: bool = False) -> int:
     for name in (root.parent.name, root.name):
         above = here
         try:
-            if make:
-                with suppress(FileExistsError):  # what else is of that name is refused below
-                    os.mkdir(name, dir_fd=above)
-            here = open_folder(name, above, path)
+            here = open_folder(name, above, path, make=make)
         finally:
             os.close(above)
     return here
 
 
-def open_folder(name: str, within: int, path: str) -> int:
+def open_folder(name: str, within: int, path: str, *, make: bool = False) -> int:
     """A folder's descriptor, which the caller closes; ``path`` is its name in what is raised.
 
-    ``within`` is the descriptor of the folder above. Raises ``SandboxFileRefused``.
+    ``within`` is the descriptor of the folder above; it is made there if wanted. Raises
+    ``SandboxFileRefused``, and ``OSError`` where it cannot be made.
     """
+    if make:
+        with suppress(FileExistsError):  # what else is of that name is refused below
+            os.mkdir(name, dir_fd=within)
     try:
         return os.open(name, FOLDER, dir_fd=within)
     except OSError as error:
@@ -143,17 +144,17 @@ def open_folder(name: str, within: int, path: str) -> int:
 
 
 @contextmanager
-def parent(root: Path, path: str) -> Iterator[tuple[int, str]]:
-    """The descriptor of the folder that a file is in, and the file's name there.
+def parent(root: Path, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+    """The descriptor of the folder that a file is in, made if wanted, and the file's name there.
 
-    Raises ``SandboxFileRefused``.
+    Raises what ``open_folder`` does.
     """
     *folders, name = path.split("/")
     with ExitStack() as opened:
-        here = open_root(root, path)
+        here = open_root(root, path, make=make)
         opened.callback(os.close, here)
         for folder in folders:
-            here = open_folder(folder, here, path)
+            here = open_folder(folder, here, path, make=make)
             opened.callback(os.close, here)
         yield here, name
 

@@ -34,7 +34,7 @@ class FileOnDisk(Protocol):
 class UploadedFile:
     """A file of a person's that is in the sandbox: ``path`` there, ``filename`` as they named it.
 
-    ``size`` in bytes, ``content_type`` told from what is in it.
+    ``size`` in bytes, ``content_type`` told from what is in it, ``key`` its own in the store.
     """
 
     path: str
@@ -42,6 +42,7 @@ class UploadedFile:
     size: int
     sha256: str
     content_type: str
+    key: str
 
 
 @dataclass(frozen=True, slots=True)

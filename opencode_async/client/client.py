@@ -16,6 +16,7 @@ from opencode_async.errors import (
     BadRequestError,
     NotFoundError,
     NotRunning,
+    ServerError,
     SessionNotFoundError,
 )
 from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
@@ -29,11 +30,12 @@ from opencode_async.protocol.asks import (
     kind_of,
 )
 from opencode_async.protocol.exchange import Exchange
+from opencode_async.protocol.files import binary_from_wire, entries_from_wire
 from opencode_async.protocol.limits import Limits
 from opencode_async.protocol.messages import WireMessage
 from opencode_async.protocol.paths import Paths
 from opencode_async.protocol.permissions import Permissions, Rule
-from opencode_async.protocol.prompt import check_model, new_part_id, new_prompt_id, prompt_body
+from opencode_async.protocol.prompt import check_model, new_part_ids, new_prompt_id, prompt_body
 from opencode_async.protocol.session_rules import agent_rules_from_wire, rules_from_wire
 from opencode_async.protocol.subagents import Subagent, child_of
 from opencode_async.protocol.wire import mapping, objects, text
@@ -168,10 +170,31 @@ class OpencodeClient:
             lambda v: [Subagent.from_wire(child) for child in objects(v)], "GET", path
         )
 
-    async def names_in(self, folder: str) -> set[str]:
-        """The names in a folder of the server's, as it sees them; none if it is absent."""
-        response = await self.http.request("GET", "/file", query={"path": folder})
-        return parsed(response, lambda v: {text(entry, "name") for entry in objects(v)})
+    async def entries_of(self, folder: str) -> dict[str, str]:
+        """The names in a folder of the server's, as it sees them, each ``file`` or ``directory``.
+
+        Links and devices are left out. A folder that is absent, or that the server cannot list, is
+        empty: for these it answers 500 and no reason (OpenCode 1.18.33, measured).
+        """
+        try:
+            response = await self.http.request("GET", "/file", query={"path": folder})
+        except ServerError as error:
+            if error.status != 500:
+                raise
+            return {}
+        return parsed(response, entries_from_wire)
+
+    async def binary(self, path: str, most: int) -> bytes | None:
+        """A file of the server's, nothing where it is text, ``None`` for more bytes than ``most``.
+
+        Binary is what has a zero byte, and is given whole; text comes without the space around it,
+        and for what is absent comes empty text. What is neither binary nor UTF-8 is a
+        ``ServerError``, as is a path that leads out of the directory (OpenCode 1.18.33, measured).
+        """
+        encoded = most * 4 // 3 + 1000  # as base64, in JSON
+        return await self.http.read_up_to(
+            encoded, binary_from_wire, "/file/content", query={"path": path}
+        )
 
     def stream(
         self,
@@ -198,7 +221,7 @@ class OpencodeClient:
         """
         check_model(model)
         body = prompt_body(
-            new_prompt_id(), new_part_id(), text, agent=agent, model=model, system=system
+            new_prompt_id(), new_part_ids(1), text, agent=agent, model=model, system=system
         )
         return stream(self, session_id, body, limits or Limits())
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import httpx
@@ -89,19 +89,44 @@ class HttpConnection:
 
         Raises ``OpencodeConnectionError`` (or a kind of it) and ``ServerError`` (or a kind of it).
         """
-        try:
+        with self._translated(method, path):
             async with asyncio.timeout(within):
                 response = await self._rest.request(
                     method, path, json=body, params=self._query(query or {})
                 )
+        if not response.is_success:
+            raise error_from(response)
+        return response
+
+    async def read_up_to(
+        self, most: int, parse: Callable[[Any], Read], path: str, *, query: Mapping[str, Any]
+    ) -> Read | None:
+        """What ``read`` does with ``GET``; ``None`` for more bytes, which are not read."""
+        received = bytearray()
+        # To compress what is sent within a machine takes ten times longer than to send it.
+        plain = {"Accept-Encoding": "identity"}
+        with self._translated("GET", path):
+            async with self._rest.stream(
+                "GET", path, params=self._query(query), headers=plain
+            ) as response:
+                if not response.is_success:
+                    await response.aread()
+                    raise error_from(response)
+                async for chunk in response.aiter_bytes():
+                    received += chunk
+                    if len(received) > most:
+                        return None
+        return parsed(response, parse, bytes(received))
+
+    @contextmanager
+    def _translated(self, method: str, path: str) -> Iterator[None]:
+        try:
+            yield
         except (httpx.TimeoutException, TimeoutError) as error:
             raise OpencodeTimeoutError(f"{method} {path}: no answer in time") from error
         except httpx.HTTPError as error:
             where = f"{method} {self._rest.base_url.join(path)}"
             raise OpencodeConnectionError(f"{where}: {_reason(error)}") from error
-        if not response.is_success:
-            raise error_from(response)
-        return response
 
     async def read(
         self,
@@ -146,10 +171,12 @@ async def _frames(source: httpx_sse.EventSource) -> AsyncIterator[str]:
             yield frame.data
 
 
-def parsed(response: httpx.Response, parse: Callable[[Any], Read]) -> Read:
+def parsed(
+    response: httpx.Response, parse: Callable[[Any], Read], content: bytes | None = None
+) -> Read:
     """The answer's JSON, parsed; raises ``ProtocolError`` where it is something else."""
     try:
-        return parse(loads(response.content))
+        return parse(loads(response.content if content is None else content))
     except Malformed as error:
         raise _malformed(response, error) from error
 

@@ -29,9 +29,7 @@ class Paths:
 
     def sandbox(self, key: str) -> str:
         """The folder of the conversation with that ``sandbox_key``; ``ValueError`` for no name."""
-        if key in ("", ".", "..") or any(separator in key for separator in "/\\\0"):
-            raise ValueError(f"a sandbox_key is the name of a folder, not {key!r}")
-        return posixpath.join(self.directory, "sandbox", key)
+        return posixpath.join(self.directory, "sandbox", checked_key(key))
 
     def place_of(self, path: str, sandbox: str) -> tuple[str, bool] | None:
         """Where a file of the server's stands, and whether that is relative to the sandbox.
@@ -53,3 +51,10 @@ class Paths:
         A pattern has no way to say that a ``*`` in it is one: ``?`` matches little more.
         """
         return posixpath.relpath(path, self.worktree).replace("*", "?")
+
+
+def checked_key(key: str) -> str:
+    """The ``sandbox_key``, which is one folder's name; raises ``ValueError`` for anything else."""
+    if key in ("", ".", "..") or any(separator in key for separator in "/\\\0"):
+        raise ValueError(f"a sandbox_key is the name of a folder, not {key!r}")
+    return key

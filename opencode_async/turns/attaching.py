@@ -8,6 +8,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Any
 
+from opencode_async.artifacts.distant import DistantSandbox
 from opencode_async.artifacts.message_artifacts import MessageArtifacts
 from opencode_async.artifacts.policy import ArtifactPolicy
 from opencode_async.artifacts.sandbox import Sandbox
@@ -72,7 +73,7 @@ class Attaching:
             key = (await self._session.row()).sandbox_key
             folder = paths.sandbox(key) if key else NOWHERE
             place_of = partial(paths.place_of, sandbox=folder)
-            sandbox = await asyncio.to_thread(self._seen, paths, key)
+            sandbox = await asyncio.to_thread(self._sandbox, paths, key)
             found = files.attach_from(written, sandbox, place_of, cutoff, uploaded)
             async with aclosing(found) as rows:
                 async for row in rows:
@@ -82,7 +83,12 @@ class Attaching:
                 raise  # whoever takes the turn over keeps the rest
             self._failed(error)
 
-    def _seen(self, paths: Paths, key: str | None) -> Sandbox | None:
-        """The conversation's sandbox as this process sees it, if it does."""
-        sandbox = self._policy.sandbox(paths.directory, key) if key else None
-        return sandbox if sandbox is not None and sandbox.root.is_dir() else None
+    def _sandbox(self, paths: Paths, key: str | None) -> Sandbox | DistantSandbox | None:
+        """The conversation's sandbox, if it has one, as this process sees it or is told of it."""
+        if key is None:
+            return None
+        sandbox = self._policy.sandbox(paths.directory, key)
+        if sandbox is not None and sandbox.root.is_dir():
+            return sandbox
+        client = self._session.client
+        return DistantSandbox(paths.sandbox(key), client.entries_of, client.binary)

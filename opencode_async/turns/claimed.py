@@ -23,20 +23,19 @@ from opencode_async.errors import (
     LeaseLost,
     OpencodeConnectionError,
     OpencodeError,
+    SandboxUnreachable,
     ServerError,
     SessionMoved,
     SessionNotFoundError,
     StaleSessionError,
 )
 from opencode_async.models import TERMINAL, ConversationT, MessageT
-from opencode_async.protocol.asks import Ask, AskPolicy
+from opencode_async.protocol.asks import Ask
 from opencode_async.protocol.changes import ReplyChange, RowChange, UsageChanged
 from opencode_async.protocol.events import AskAnswered
 from opencode_async.protocol.exchange import Outcome, TurnError
-from opencode_async.protocol.limits import BUDGET, Limits, Watchdog
+from opencode_async.protocol.limits import BUDGET, Watchdog
 from opencode_async.protocol.parts import interrupted, part_from_json
-from opencode_async.protocol.permissions import Permissions
-from opencode_async.protocol.prompt import with_fresh_ids
 from opencode_async.protocol.reply import Reply
 from opencode_async.protocol.todos import todos_from_wire
 from opencode_async.protocol.tool_artifacts import tool_artifacts
@@ -48,13 +47,14 @@ from opencode_async.turns.audience import Audience, Wiring
 from opencode_async.turns.deciding import Deciding, Refusing
 from opencode_async.turns.lease import Lease
 from opencode_async.turns.message import TurnResult, ledger_of, reply_columns
-from opencode_async.turns.prompt import body_of
+from opencode_async.turns.request import TurnRequest
 from opencode_async.turns.snapshots import happens
 from opencode_async.turns.spending import Spending, left_of
 
 UNREACHABLE = "The agent's server could not be reached."
 RETRY = 0.3  # s between two attempts to reach a server
 REFUSED = "The agent's server refused the request."
+UNSEEN = "The agent's disk could not be reached."
 INTERNAL = "The turn failed for a reason that is not the agent's."
 Answered = TypeVar("Answered")
 
@@ -81,6 +81,14 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             session,
             refused=self._refused,
             failed=partial(self._audience.failed, severity="error", during="may_spend"),
+        )
+        self._request = TurnRequest(
+            row,
+            lease,
+            session,
+            wiring.artifacts,
+            heed_stop=self.heed_stop,
+            failed=partial(self._audience.failed, severity="warning", during="seeding"),
         )
         self._left = math.inf
         self._subscription: Subscription | None = None
@@ -244,8 +252,8 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             replaced = await self._reached(self._session.recreate)
             stale = StaleSessionError(session_id, replaced)
             self._audience.failed(stale, "warning", during="session.recreated")
-            body = await self._readdressed()
-            return await self._answered_in(replaced, Reply(replaced, body["messageID"]), anew=True)
+            reply = Reply(replaced, await self._request.readdress())
+            return await self._answered_in(replaced, reply, anew=True)
 
     async def _prepared(self) -> str | None:
         """The session, once it and the request are there; ``None`` if stopped before it was sent.
@@ -253,7 +261,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         Whatever is waited for until then, a server, a host's hook, another worker that creates the
         session, is not waited for by a turn that is to stop.
         """
-        asked = "body" in (self._row.request or {})
+        asked = self._request.decided
         if self._stopping and not asked:
             return None
         try:
@@ -262,7 +270,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                 client = await self._reached(self._session.find_client)
                 await self._reached(client.version)
                 session_id = await self._reached(self._session.ensure)
-                await self._request()
+                await self._reached(self._request.decide)
         except TimeoutError:
             if not unasked.expired():
                 raise
@@ -272,14 +280,14 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         return session_id
 
     async def _answered_in(self, session_id: str, reply: Reply, anew: bool) -> Ending:
-        request = await self._request()
+        request = self._request
         self._audience.begin(reply)
         await self._reached(self._session.check_directory)
-        client, limits = self._session.client, Limits.from_json(request.get("limits", {}))
-        if (budget := request.get("conversation_budget")) is not None:
-            self._left = await left_of(budget, self._row, self._sessions)
+        client, limits, body = self._session.client, request.limits, await request.body()
+        if request.conversation_budget is not None:
+            self._left = await left_of(request.conversation_budget, self._row, self._sessions)
             limits = limits.within(self._left)
-        elapsed = max(0.0, time.time() - request.get("began", math.inf))
+        elapsed = max(0.0, time.time() - request.began)
         now = asyncio.get_running_loop().time()
         try:
             async with AsyncExitStack() as stack:
@@ -290,7 +298,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                     client,
                     events,
                     reply,
-                    request["body"],
+                    body,
                     owner=self,
                     watchdog=Watchdog(limits, now, elapsed=elapsed),
                     report=self._wiring.report,
@@ -299,7 +307,8 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                 if self._stopping:
                     events.put(Nudge())
                 # Also where another worker began: it may have gone before it had done that.
-                await self._reached(partial(self._session.permit, session_id, *self._rules()))
+                rules = request.permissions, request.agent
+                await self._reached(partial(self._session.permit, session_id, *rules))
                 self._ask_host()
                 if anew and not await answer.post():
                     return Ending(STOPPED, None)
@@ -307,32 +316,23 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         finally:
             self._subscription = None
 
-    def _rules(self) -> tuple[Permissions, str | None]:
-        """What the agent may do in this turn, and which of OpenCode's agents that is about."""
-        request = self._row.request or {}
-        permissions = Permissions.from_json(request.get("permissions", {}))
-        return permissions, request["body"].get("agent")
-
     def _asking_in(self, tasks: asyncio.TaskGroup) -> Asking | Refusing:
         """What takes care of the agent's asks, in tasks of the turn's."""
         kind, client = self._wiring.besides.ask, self._session.client
-        permissions, _ = self._rules()
         deciding = Deciding(
             tasks,
-            permissions,
+            self._request.permissions,
             self._wiring.decide,
             self._session.row,
             lambda error: self._audience.failed(error, "warning", during="an ask"),
         )
         if kind is None:
             return Refusing(client, deciding)
-        stored = (self._row.request or {}).get("asks")
-        policy = AskPolicy.from_json(stored) if stored else AskPolicy()
         asking = Asking(
             AskRows(kind, self._row, self._lease, self._sessions),
             client,
             deciding,
-            policy,
+            self._request.asks,
             poll=self._wiring.timings.poll,
             check_lease=self._check_lease,
             tell=self.publish,
@@ -354,35 +354,6 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                 if self._stopping or now() > deadline:
                     raise
             await asyncio.sleep(RETRY)
-
-    async def _request(self) -> dict[str, Any]:
-        """What is asked and what it may take, stored before it is sent: it may be sent again."""
-        request = self._row.request or {}
-        if "body" not in request:
-            settings = await self._reached(self._session.settings)
-            request = {
-                "uploaded": request.get("uploaded", {}),
-                "body": body_of(self._row, settings),
-                "limits": settings.limits.to_json(),
-                "asks": settings.asks.to_json(),
-                "conversation_budget": settings.conversation_budget,
-                "permissions": settings.permissions.to_json(),
-                "began": time.time(),
-            }
-            await self._store_request(request)
-        return request
-
-    async def _readdressed(self) -> dict[str, Any]:
-        """The body with ids of its own, for another session than it was meant for."""
-        body = with_fresh_ids((await self._request())["body"])
-        ids = {"prompt_id": body["messageID"], "part_ids": [part["id"] for part in body["parts"]]}
-        await self._store_request({**(self._row.request or {}), "body": body}, **ids)
-        return body
-
-    async def _store_request(self, request: dict[str, Any], **ids: Any) -> None:
-        if await self._lease.store({"request": request, **ids}) is not None:
-            self.heed_stop()
-        self._row.request = request
 
     def _reply_so_far(self, session_id: str) -> Reply:
         """The reply as an earlier worker left it, or an empty one."""
@@ -408,12 +379,10 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         )
         exchange = ending.exchange
         written = exchange.tool_artifacts if exchange else tool_artifacts(reply.result())
-        request = self._row.request or {}
-        uploaded, began = request.get("uploaded", {}), request.get("began", math.inf)
         within = min(policy.within, self._wiring.timings.stop) if self._stopping else policy.within
         try:
             async with asyncio.timeout(within) as self._keeping:
-                await attaching.attach(written, began, uploaded)
+                await attaching.attach(written, self._request.began, self._request.uploaded)
         except TimeoutError as error:
             self._audience.failed(error, "warning", during="artifacts")
         finally:
@@ -482,4 +451,6 @@ def shown(error: Exception) -> TurnError:
         return TurnError(error.code, UNREACHABLE)
     if isinstance(error, ServerError):
         return TurnError(error.code, REFUSED)
+    if isinstance(error, SandboxUnreachable):
+        return TurnError(error.code, UNSEEN)
     return TurnError("internal", INTERNAL)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import delete, select
 
-from opencode_async.artifacts.stores.store import ArtifactStore
+from opencode_async.artifacts.policy import ArtifactPolicy, sandbox_here
 from opencode_async.database import Sessions, locked
 from opencode_async.errors import ArtifactStoreError, ConversationNotFound, OpencodeError
 from opencode_async.models import ConversationT, MessageT
@@ -25,7 +25,7 @@ async def erase(
     sessions: Sessions,
     tables: Tables[ConversationT, MessageT],
     conversation_id: Any,
-    store: ArtifactStore | None,
+    policy: ArtifactPolicy | None,
     timings: Timings,
     report: ErrorReporter,
 ) -> None:
@@ -54,7 +54,7 @@ async def erase(
         row = await locked(db, conversations, conversation_id)
         if row is None:
             raise ConversationNotFound(conversation_id)
-        session_id = row.opencode_session_id
+        session_id, directory, key = row.opencode_session_id, row.directory, row.sandbox_key
         mine = select(messages.id).where(messages.conversation_id == conversation_id)
         # A worker that keeps a file of a turn holds its row meanwhile.
         await db.execute(mine.with_for_update())
@@ -66,17 +66,25 @@ async def erase(
             objects = (await db.scalars(theirs)).all()
         await db.execute(delete(messages).where(messages.conversation_id == conversation_id))
         await db.execute(delete(conversations).where(conversations.id == conversation_id))
-    if store is not None:
-        for key in filter(None, objects):
+    if policy is not None:
+        for each in filter(None, objects):
             try:
-                await store.delete(key)
+                await policy.store.delete(each)
             except ArtifactStoreError as error:
                 report(error, severity="warning", context={**context, "during": "erasing a file"})
-    if session_id is None or client is None:
-        return
     try:
-        # A deleted session's turn goes on until it fails on its own database: abort it before.
-        await client.abort_tree(session_id)
-        await client.delete_session(session_id)
+        if client is not None:
+            directory = directory or (await client.paths()).directory
+            if session_id is not None:
+                # A deleted session's turn goes on until it fails on its own database: abort it
+                # before.
+                await client.abort_tree(session_id)
+                await client.delete_session(session_id)
     except OpencodeError as error:
-        report(error, severity="warning", context={**context, "session_id": session_id})
+        report(error, severity="warning", context={**context, "session_id": str(session_id)})
+    sandbox = sandbox_here(policy, directory, key) if directory and key else None
+    if sandbox is not None:
+        try:
+            await sandbox.erase()
+        except OSError as error:
+            report(error, severity="warning", context={**context, "during": "erasing a sandbox"})

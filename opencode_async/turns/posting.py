@@ -17,7 +17,7 @@ from opencode_async.database import locked
 from opencode_async.database_time import database_time
 from opencode_async.errors import ConversationBusy, ConversationNotFound, IdempotencyMismatch
 from opencode_async.models import PENDING, QUEUED, ConversationMixin, MessageT
-from opencode_async.protocol.prompt import check_model
+from opencode_async.protocol.prompt import Image, check_model
 from opencode_async.protocol.wire import clean
 from opencode_async.turns.prompt import prompt_columns
 from opencode_async.turns.queue import busy, check_room, end_unstarted, make_way, next_position
@@ -26,11 +26,20 @@ OnBusy = Literal["reject", "enqueue", "interrupt"]
 
 
 @dataclass(frozen=True)
-class Post:
-    """What is said, what it asks for, and ``values`` for the host's own columns of both rows.
+class Uploads:
+    """Files that came with a message: the ``prompt`` that tells of them, ``images`` to show."""
 
-    ``files`` came with it and are in the sandbox; ``prompt`` is what the agent is told then.
-    """
+    prompt: str
+    files: Sequence[UploadedFile]
+    images: Sequence[Image]
+
+
+NO_UPLOADS = Uploads("", (), ())
+
+
+@dataclass(frozen=True)
+class Post:
+    """What is said, what it asks for, and ``values`` for the host's own columns of both rows."""
 
     text: str
     agent: str | None = None
@@ -38,8 +47,7 @@ class Post:
     on_busy: OnBusy = "reject"
     idempotency_key: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
-    prompt: str | None = None
-    files: Sequence[UploadedFile] = ()
+    uploads: Uploads = NO_UPLOADS
 
     def __post_init__(self) -> None:
         check_model(self.model)
@@ -50,7 +58,7 @@ class Post:
     def request_hash(self) -> str:
         """SHA-256 of what the key stands for."""
         request = [self.text, self.agent, self.model, self.on_busy]
-        request += [f"{file.sha256} {file.filename}" for file in self.files]
+        request += [f"{file.sha256} {file.filename}" for file in self.uploads.files]
         return hashlib.sha256(json.dumps(request).encode()).hexdigest()
 
 
@@ -149,10 +157,11 @@ async def _insert_both(
         idempotency_key=post.idempotency_key,
         request_hash=post.request_hash if post.idempotency_key else None,
         **prompt_columns(
-            post.text if post.prompt is None else post.prompt,
+            post.uploads.prompt or post.text,
             agent=post.agent,
             model=post.model,
-            uploaded=hashes(post.files),
+            uploaded=hashes(post.uploads.files),
+            images=post.uploads.images,
         ),
     )
     db.add(message)

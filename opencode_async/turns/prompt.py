@@ -1,15 +1,23 @@
-"""The prompt of a turn: its ids and its whole request, decided before anything is sent."""
+"""The prompt of a turn: its ids and its whole request, decided before anything is sent.
+
+The row has it as it is sent, but for images: these are in the artifact store, and the row says
+under which keys, for a row is no place for megabytes.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import base64
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
+from opencode_async.artifacts.stores.store import ArtifactStore
 from opencode_async.models import MessageMixin
-from opencode_async.protocol.prompt import new_part_id, new_prompt_id, prompt_body
+from opencode_async.protocol.prompt import Image, new_part_ids, new_prompt_id, prompt_body
 from opencode_async.protocol.wire import clean
 from opencode_async.settings import TurnSettings
+
+STORED = "artifact:"  # before the key, in place of an image's URL
 
 
 def prompt_columns(
@@ -18,25 +26,46 @@ def prompt_columns(
     agent: str | None = None,
     model: str | None = None,
     uploaded: Mapping[str, str] = MappingProxyType({}),
+    images: Sequence[Image] = (),
 ) -> dict[str, Any]:
     """The columns of an assistant row that is to answer ``text``; every call makes other ids.
 
-    ``uploaded`` are the hashes of the files that came with it, by their paths in the sandbox.
+    ``uploaded`` are the hashes of the files that came with it, by their paths in the sandbox;
+    ``images`` those of them that are sent as such.
     """
     request: dict[str, Any] = {"text": clean(text), "agent": agent, "model": model}
     if uploaded:
         request["uploaded"] = dict(uploaded)
-    return {"prompt_id": new_prompt_id(), "part_ids": [new_part_id()], "request": request}
+    if images:
+        request["images"] = [[each.url, each.content_type, each.filename] for each in images]
+    part_ids = new_part_ids(1 + len(images))
+    return {"prompt_id": new_prompt_id(), "part_ids": part_ids, "request": request}
 
 
 def body_of(row: MessageMixin, settings: TurnSettings) -> dict[str, Any]:
     """The body that is posted; what the request asks for goes before the host's settings."""
-    request, part_ids = row.request or {}, row.part_ids or []
+    request = row.request or {}
     return prompt_body(
         row.prompt_id or "",
-        part_ids[0],
+        row.part_ids or [],
         request["text"],
+        [Image(*image) for image in request.get("images", ())],
         agent=request.get("agent") or settings.agent,
         model=request.get("model") or settings.model,
         system=settings.system,
     )
+
+
+async def with_images(body: dict[str, Any], store: ArtifactStore | None) -> dict[str, Any]:
+    """The body with its images in it. Raises ``ArtifactStoreError``."""
+    parts = [
+        {**part, "url": await _data_url(part, store)} if store and "url" in part else part
+        for part in body["parts"]
+    ]
+    return {**body, "parts": parts}
+
+
+async def _data_url(part: Mapping[str, Any], store: ArtifactStore) -> str:
+    async with store.open(part["url"].removeprefix(STORED)) as chunks:
+        content = b"".join([chunk async for chunk in chunks])
+    return f"data:{part['mime']};base64,{base64.b64encode(content).decode()}"

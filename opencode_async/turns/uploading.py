@@ -5,7 +5,6 @@ What does not become a message leaves nothing behind.
 
 from __future__ import annotations
 
-import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ from typing import Any, Generic
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opencode_async.artifacts.artifact import object_key
+from opencode_async.artifacts.filenames import free, safe_filename
 from opencode_async.artifacts.policy import ArtifactPolicy
 from opencode_async.artifacts.sandbox import Sandbox
 from opencode_async.artifacts.stores.store import ArtifactStore
@@ -27,9 +27,13 @@ from opencode_async.database import Sessions, as_key, despite_cancellation
 from opencode_async.errors import ArtifactStoreError, SandboxUnreachable
 from opencode_async.models import ArtifactMixin, ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter
+from opencode_async.protocol.prompt import Image
 from opencode_async.session import Session
+from opencode_async.turns.posting import Uploads
+from opencode_async.turns.prompt import STORED
+from opencode_async.turns.sandboxes import SharedSandbox
 
-Insert = Callable[[AsyncSession, str, Sequence[UploadedFile]], Awaitable[tuple[MessageT, bool]]]
+Insert = Callable[[AsyncSession, Uploads], Awaitable[tuple[MessageT, bool]]]
 
 
 class Uploading(Generic[ConversationT, MessageT]):
@@ -56,24 +60,30 @@ class Uploading(Generic[ConversationT, MessageT]):
         received: Sequence[FileOnDisk],
         insert: Insert[MessageT],
     ) -> MessageT:
-        """The turn that ``insert`` gives, called with a ``db``, the prompt and the files.
+        """The turn that ``insert`` gives, called with a ``db`` and what there is to tell the agent.
 
-        These are in the sandbox then, and are recorded in the same transaction, with the person's
-        message. Raises ``SandboxUnreachable`` where the agent's disk is not seen here,
-        ``ArtifactStoreError``, and what the client and ``insert`` raise. Then, and where the turn
-        is one that was started before, neither sandbox nor store have any of it.
+        The files are in the sandbox then, and are recorded in the same transaction, with the
+        person's message. Raises ``SandboxUnreachable`` where the agent's disk is not seen here,
+        unless the model is shown all of them, ``ArtifactStoreError``, and what the client and
+        ``insert`` raise. Then, and where the turn is one that was started before, neither sandbox
+        nor store have any of it.
         """
-        folder, sandbox = await self._sandbox(session)
+        try:
+            shared = await SharedSandbox.of(session, self._policy)
+        except SandboxUnreachable:
+            if not all(self._policy.shows(file.content_type, file.size) for file in received):
+                raise
+            shared = None
         owners = session.conversation_id, uuid.uuid4().hex
+        sandbox = None if shared is None else shared.sandbox
         upload = Upload(sandbox, self._policy.store, owners)
         kept = False
         try:
             for file in received:
                 await upload.take(file)
-            await self._check_seen(session, folder, upload.files)
-            prompt = str(UploadedFilesPrompt(text, upload.files, folder))
+            uploads = await self._told(text, shared, upload.files)
             async with self._sessions() as db:
-                message, new = await insert(db, prompt, upload.files)
+                message, new = await insert(db, uploads)
                 if new:
                     db.add_all(upload.rows(self._kind, as_key(self._messages, message.reply_to)))
                     await db.flush()
@@ -90,6 +100,21 @@ class Uploading(Generic[ConversationT, MessageT]):
                 await despite_cancellation(upload.undone(self._report), self._report)
         return message
 
+    async def _told(
+        self, text: str, shared: SharedSandbox | None, files: Sequence[UploadedFile]
+    ) -> Uploads:
+        """What the agent is told of the files, and which it is shown."""
+        if shared is not None:
+            for file in files[:1]:
+                await shared.check_seen(file.path)
+            text = str(UploadedFilesPrompt(text, files, shared.folder))
+        images = [
+            Image(f"{STORED}{file.key}", file.content_type, file.path)
+            for file in files
+            if self._policy.shows(file.content_type, file.size)
+        ]
+        return Uploads(text, files, images)
+
     async def _is_there(self, key: Any) -> bool:
         try:
             async with self._sessions() as db:
@@ -98,30 +123,13 @@ class Uploading(Generic[ConversationT, MessageT]):
             self._report(error, severity="warning", context={"during": "an upload"})
             return True
 
-    async def _check_seen(
-        self, session: Session[ConversationT], folder: str, files: Sequence[UploadedFile]
-    ) -> None:
-        """Raise ``SandboxUnreachable`` where the agent does not see what was placed.
-
-        Another machine may have a folder of that name.
-        """
-        if files and files[0].path not in await session.client.names_in(folder):
-            raise SandboxUnreachable(folder)
-
-    async def _sandbox(self, session: Session[ConversationT]) -> tuple[str, Sandbox]:
-        """The conversation's folder as the agent's server calls it, and as it is seen here."""
-        paths = await (await session.find_client()).paths()
-        key = await session.sandbox_key()
-        sandbox = self._policy.sandbox(paths.directory, key)
-        if sandbox is None or not await asyncio.to_thread(sandbox.root.parents[1].is_dir):
-            raise SandboxUnreachable(paths.directory)
-        return paths.sandbox(key), sandbox
-
 
 class Upload:
-    """The files of one message, in the sandbox and in the store; not yet anybody's."""
+    """The files of one message, in the sandbox, if there is one, and in the store; nobody's yet."""
 
-    def __init__(self, sandbox: Sandbox, store: ArtifactStore, owners: tuple[Any, str]) -> None:
+    def __init__(
+        self, sandbox: Sandbox | None, store: ArtifactStore, owners: tuple[Any, str]
+    ) -> None:
         self.files: list[UploadedFile] = []
         self._sandbox = sandbox
         self._store = store
@@ -129,15 +137,19 @@ class Upload:
 
     async def take(self, file: FileOnDisk) -> None:
         """Put a file into both. Raises ``ArtifactStoreError``, also for a disk that is full."""
+        path = await self._placed(file)
+        size, sha256, content_type = file.size, file.sha256, file.content_type
+        key = object_key(*self._owners, path=path, sha256=sha256)
+        self.files.append(UploadedFile(path, file.filename, size, sha256, content_type, key))
+        await self._store.put(key, of_disk(file), size=size, content_type=content_type)
+
+    async def _placed(self, file: FileOnDisk) -> str:
+        if self._sandbox is None:
+            return free(safe_filename(file.filename), {each.path for each in self.files})
         try:
-            path = await self._sandbox.place(file.filename, of_disk(file))
+            return await self._sandbox.place(file.filename, of_disk(file))
         except OSError as error:
             raise ArtifactStoreError("sandbox", "did not take a file") from error
-        at = UploadedFile(path, file.filename, file.size, file.sha256, file.content_type)
-        self.files.append(at)
-        await self._store.put(
-            self._key(at), of_disk(file), size=at.size, content_type=at.content_type
-        )
 
     def rows(self, kind: type[ArtifactMixin], message_id: Any) -> list[ArtifactMixin]:
         """The rows of the files, for that message."""
@@ -147,22 +159,18 @@ class Upload:
             row.message_id = message_id
             row.path = row.filename = file.path
             row.size, row.sha256, row.content_type = file.size, file.sha256, file.content_type
-            row.key = self._key(file)
+            row.key = file.key
             rows.append(row)
         return rows
 
     async def undone(self, report: ErrorReporter) -> None:
         """Take them out of both again; what cannot be is reported."""
         for file in self.files:
-            removals = (
-                partial(self._sandbox.remove, file.path),
-                partial(self._store.delete, self._key(file)),
-            )
+            removals = [partial(self._store.delete, file.key)]
+            if self._sandbox is not None:
+                removals.append(partial(self._sandbox.remove, file.path))
             for remove in removals:
                 try:
                     await remove()
                 except Exception as error:
                     report(error, severity="warning", context={"during": "undoing an upload"})
-
-    def _key(self, file: UploadedFile) -> str:
-        return object_key(*self._owners, path=file.path, sha256=file.sha256)

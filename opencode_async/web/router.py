@@ -15,13 +15,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sse_starlette import EventSourceResponse
 
 from opencode_async.artifacts.content_type import sniffed
-from opencode_async.artifacts.uploads import UploadedFile
 from opencode_async.errors import ConversationNotFound, MessageNotFound
 from opencode_async.models import LIVE, TERMINAL, ConversationMixin, MessageMixin
 from opencode_async.protocol.asks import PermissionReply, QuestionReply
 from opencode_async.protocol.wire import clean
 from opencode_async.turns.message import isoformat, message_json
-from opencode_async.turns.posting import Post
+from opencode_async.turns.posting import Post, Uploads
 from opencode_async.web.access import Access, AccessDependency, Visible
 from opencode_async.web.artifact_routes import add_artifact_routes
 from opencode_async.web.multipart import TEXT_FIELDS, FormRoute, Received, check_same_site, received
@@ -217,11 +216,9 @@ def build_router(
             async with received(request, rules.uploads, sniffed) as form:
                 body = form_body(form, rules)
 
-                async def insert(
-                    db: AsyncSession, prompt: str, files: Sequence[UploadedFile]
-                ) -> tuple[Any, bool]:
+                async def insert(db: AsyncSession, uploads: Uploads) -> tuple[Any, bool]:
                     asked = asked_for(body, access, idempotency_key)
-                    post = Post(body.text, prompt=prompt, files=files, **asked)
+                    post = Post(body.text, uploads=uploads, **asked)
                     return await agent.turns.insert(db, row.id, post)
 
                 message = await uploading.start(session, body.text, form.files, insert)

@@ -22,7 +22,8 @@ from opencode_async import (
     SandboxFileRefused,
     Transform,
 )
-from opencode_async.artifacts.message_artifacts import MessageArtifacts, free, safe_path
+from opencode_async.artifacts.filenames import free
+from opencode_async.artifacts.message_artifacts import MessageArtifacts, safe_path
 from opencode_async.protocol.tool_artifacts import ToolArtifact
 from tests.support.hosts import Base, Conversation, File, Message, engine_for
 
