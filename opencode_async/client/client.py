@@ -192,9 +192,10 @@ class OpencodeClient:
         ``ServerError``, as is a path that leads out of the directory (OpenCode 1.18.33, measured).
         """
         encoded = most * 4 // 3 + 1000  # as base64, in JSON
-        return await self.http.read_up_to(
+        content = await self.http.read_up_to(
             encoded, binary_from_wire, "/file/content", query={"path": path}
         )
+        return None if content is None or len(content) > most else content
 
     def stream(
         self,

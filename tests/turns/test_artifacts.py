@@ -388,5 +388,7 @@ async def test_erasing_a_conversation_erases_its_files(
         row, _ = await run(app, conversation, calls(bash(f"echo one > {folder}/a.txt")))
         assert len(await kept(app, row)) == 1
         await app.agent.erase(conversation)
+        assert not folder.exists()
+        assert folder.parent.exists()
     assert not [path for path in (tmp_path / "kept").rglob("*") if path.is_file()]
     assert app.reports.errors == []
