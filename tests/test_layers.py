@@ -41,6 +41,7 @@ TECHNOLOGY = {  # third party -> the only places that may import it
     "aiohttp": {"artifacts"},
     "botocore": {"artifacts"},
     "puremagic": {"artifacts"},
+    "imagesize": {"artifacts"},
     "anyio": {"artifacts", "client", "web"},
     "httpx": {"client"},
     "httpx_sse": {"client"},

@@ -14,7 +14,7 @@ Reading = Callable[[], AsyncIterator[bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A file that a turn produced: ``path`` is relative, ``read`` gives its bytes in chunks.
+    """A file, of a turn or of the host's: ``path`` is relative, ``read`` gives its bytes in chunks.
 
     It may be read more than once. ``content_type`` is the host's word; what an agent wrote has
     none, for its type is told from its bytes.

@@ -17,20 +17,22 @@ from opencode_async.errors import OpencodeError, SandboxFileRefused, ServerError
 
 MOST_ENTRIES = 200  # files and folders that are looked at: each is a request
 MOST_DEPTH = 16  # folders, the root being the first
-MOST_BYTES = 64 * 1024 * 1024  # of all files of a turn: they are in memory
+MOST_BYTES = 16 * 1024 * 1024  # of all files of a turn: they are in memory
 
 
 @dataclass(frozen=True, slots=True)
 class DistantSandbox:
     """The folder ``root`` on the server's disk, and the server's answers about it.
 
-    ``entries_of`` gives the names in a folder, each ``file`` or ``directory``; ``binary`` a file,
-    empty for text, ``None`` for one of more bytes than so many.
+    ``entries_of`` gives the names in a folder, each ``file`` or ``directory``, ``None`` where it
+    cannot be listed; ``binary`` a file, empty for text, ``None`` for one of more bytes than so
+    many. ``max_bytes`` is of one file.
     """
 
     root: str
-    entries_of: Callable[[str], Awaitable[Mapping[str, str]]]
+    entries_of: Callable[[str], Awaitable[Mapping[str, str] | None]]
     binary: Callable[[str, int], Awaitable[bytes | None]]
+    max_bytes: int
 
     async def files(self, failed: Callable[[Exception], None]) -> AsyncGenerator[Artifact, None]:
         """The binary files, by their paths in the sandbox; ``failed`` is told why others are not.
@@ -41,7 +43,8 @@ class DistantSandbox:
         try:
             async for path in self._paths(failed):
                 try:
-                    content = await self.binary(posixpath.join(self.root, path), left)
+                    most = min(left, self.max_bytes)
+                    content = await self.binary(posixpath.join(self.root, path), most)
                 except ServerError as error:
                     failed(error)
                     continue
@@ -58,7 +61,9 @@ class DistantSandbox:
         entries, folders = 0, [("", 1)]
         for folder, depth in folders:  # which grows meanwhile
             listed = await self.entries_of(posixpath.join(self.root, folder))
-            for name, kind in sorted(listed.items()):
+            if listed is None and folder:  # else there is no sandbox
+                failed(SandboxFileRefused(folder, "unreadable"))
+            for name, kind in sorted((listed or {}).items()):
                 entries += 1
                 if entries > MOST_ENTRIES:
                     raise SandboxFileRefused(".", "too_many")

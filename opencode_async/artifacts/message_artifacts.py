@@ -98,7 +98,7 @@ class MessageArtifacts:
         if not found:
             return
         earlier = await self._earlier()
-        earlier.uploads.update(uploaded.items())
+        earlier.uploads.update((safe_path(path), sha256) for path, sha256 in uploaded.items())
         taken: set[str] = set()
         # What the host renders first: nothing an agent adds is to crowd it out.
         rendered = [(candidate, self._renderers(candidate.file)) for candidate in found]
@@ -161,7 +161,9 @@ class MessageArtifacts:
                 made = rendered, await self._digest(rendered), True
             except Exception as error:
                 self._failed(error)
-            else:
+                continue
+            same_rendering = (safe_path(path), made[1].sha256)
+            if not (candidate.doubtful and same_rendering in earlier.files):
                 yield made
         if self._policy.default_attach == "all":
             yield file, digest, False

@@ -9,8 +9,9 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from opencode_async.artifacts.erasing import erased
 from opencode_async.artifacts.filenames import numbered, safe_filename
-from opencode_async.artifacts.sandbox_file import checked_path, open_root, parent
+from opencode_async.artifacts.sandbox_file import OURS, checked_path, make_folder, open_root
 from opencode_async.artifacts.threads import to_its_end
 from opencode_async.errors import SandboxFileRefused
 
@@ -29,40 +30,34 @@ async def replaced(root: Path, path: str, chunks: AsyncIterator[bytes]) -> None:
     await _written(_Replacing(root, path), chunks)
 
 
-async def _written(placing: _Placing, chunks: AsyncIterator[bytes]) -> str:
+async def _written(writing: _Writing, chunks: AsyncIterator[bytes]) -> str:
     try:
-        name = await to_its_end(placing.create)
+        path = await to_its_end(writing.begin)
         async for chunk in chunks:
-            await to_its_end(partial(placing.write, chunk))
-        await to_its_end(placing.finish)
+            await to_its_end(partial(writing.write, chunk))
+        await to_its_end(writing.finish)
     except BaseException:
-        await to_its_end(placing.undo)
+        await to_its_end(writing.undo)
         raise
     finally:
-        placing.close()
-    return name
+        writing.close()
+    return path
 
 
-class _Placing:
-    """A file that is being written; methods block, except ``close``."""
+class _Writing:
+    """A new file that is being written; methods block, except ``close``."""
 
-    def __init__(self, root: Path, filename: str) -> None:
+    def __init__(self, root: Path) -> None:
         self._root = root
-        self._wanted = safe_filename(filename)
         self._name = ""
         self._folder = self._file = -1  # descriptors
         self._identity: tuple[int, int] | None = None
 
-    def create(self) -> str:
-        self._folder = open_root(self._root, ".", make=True)
-        for number in range(1, MOST_OF_A_NAME + 1):
-            name = self._wanted if number == 1 else numbered(self._wanted, number)
-            with suppress(FileExistsError):
-                self._begin(name)
-                return name
-        raise SandboxFileRefused(self._wanted, "too_many")
+    def begin(self) -> str:
+        """Make the file; the path that it will have."""
+        raise NotImplementedError
 
-    def _begin(self, name: str) -> None:
+    def _create(self, name: str) -> None:
         self._file = os.open(name, NEW, MODE, dir_fd=self._folder)
         status = os.fstat(self._file)
         self._name, self._identity = name, (status.st_dev, status.st_ino)
@@ -93,22 +88,44 @@ class _Placing:
             os.close(self._folder)
 
 
-class _Replacing(_Placing):
-    """A file that is written beside the one it takes the place of, in a folder at any depth."""
+class _Placing(_Writing):
+    """A file at the top, under its name or the next one that is free."""
+
+    def __init__(self, root: Path, filename: str) -> None:
+        super().__init__(root)
+        self._wanted = safe_filename(filename)
+
+    def begin(self) -> str:
+        self._folder = open_root(self._root, ".", make=True)
+        for number in range(1, MOST_OF_A_NAME + 1):
+            name = self._wanted if number == 1 else numbered(self._wanted, number)
+            with suppress(FileExistsError):
+                self._create(name)
+                return name
+        raise SandboxFileRefused(self._wanted, "too_many")
+
+
+class _Replacing(_Writing):
+    """A file that is written beside the one whose place it takes, in a folder at any depth."""
 
     def __init__(self, root: Path, path: str) -> None:
-        super().__init__(root, path)
+        super().__init__(root)
         self._path = checked_path(path)
 
-    def create(self) -> str:
-        with parent(self._root, self._path, make=True) as (folder, self._wanted):
-            self._folder = os.dup(folder)
-        self._begin(f".{uuid.uuid4().hex}")
+    def begin(self) -> str:
+        self._folder = open_root(self._root, self._path, make=True)
+        for name in self._path.split("/")[:-1]:
+            above = self._folder
+            self._folder = make_folder(name, above, self._path)
+            os.close(above)
+        self._create(f"{OURS}{uuid.uuid4().hex}")
         return self._path
 
     def finish(self) -> None:
         super().finish()
+        name = self._path.rpartition("/")[2]
         try:
-            os.replace(self._name, self._wanted, src_dir_fd=self._folder, dst_dir_fd=self._folder)
-        except IsADirectoryError as error:
-            raise SandboxFileRefused(self._path, "not_regular") from error
+            os.replace(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        except IsADirectoryError:
+            erased(name, self._folder)
+            os.replace(self._name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)

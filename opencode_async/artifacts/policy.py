@@ -12,7 +12,6 @@ from opencode_async.artifacts.stores.store import ArtifactStore
 from opencode_async.artifacts.transform import Transform, Trust
 from opencode_async.protocol.paths import checked_key
 
-IMAGES = {"image/png", "image/jpeg", "image/gif", "image/webp"}  # what models take
 MOST_ENTRIES = 10_000  # that are looked at in a sandbox, files of earlier turns among them
 
 
@@ -25,7 +24,8 @@ class ArtifactPolicy:
     what ``transforms`` render. ``secret`` signs those: the same in every process, and kept; without
     one there can be no transforms. A turn waits ``within`` seconds for its files at most.
     ``inline_images`` is how large an image may be, in bytes, that the model is shown when a person
-    sends it, and not only told of (0: none is); one that is damaged has its turn refused.
+    sends it, and not only told of (0: none is); those of more than 2000 pixels a side are not.
+    One that is damaged has its turn refused.
     ``directory`` is the OpenCode server's directory as this process sees it, where that is at
     another path here than there; ``root`` is how the server calls it, which ``Opencode`` knows.
     """
@@ -44,10 +44,6 @@ class ArtifactPolicy:
     def __post_init__(self) -> None:
         if self.transforms and not self.secret:
             raise ValueError("transforms need a secret, which signs what they render")
-
-    def shows(self, content_type: str, size: int) -> bool:
-        """Whether the model is shown a file of a person's."""
-        return content_type in IMAGES and size <= self.inline_images
 
     def sandbox(self, directory: str, key: str) -> Sandbox | None:
         """A conversation's sandbox, where it should be on this machine.

@@ -7,9 +7,7 @@ is being looked at, dates files as it likes, and writes more than anybody can lo
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
-import shutil
 import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -17,9 +15,11 @@ from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from pathlib import Path
 
+from opencode_async.artifacts.erasing import erased
 from opencode_async.artifacts.placing import placed, replaced
 from opencode_async.artifacts.sandbox_file import (
     FOLDER,
+    OURS,
     SandboxFile,
     checked_path,
     open_folder,
@@ -27,6 +27,7 @@ from opencode_async.artifacts.sandbox_file import (
     parent,
     shown,
 )
+from opencode_async.artifacts.threads import to_its_end
 from opencode_async.errors import SandboxFileRefused
 
 
@@ -77,10 +78,10 @@ class Sandbox:
     async def replace(self, path: str, chunks: AsyncIterator[bytes]) -> None:
         """Write a file at a path, relative to the root, with ``/``; folders are made as needed.
 
-        What is there, a link, say, gives way to it, whole: who reads that goes on reading that.
-        Where this fails what was there stays; where it is cancelled, that or the new one. Raises
-        ``OSError``, ``SandboxFileRefused`` where the path is none or leads through anything but
-        folders or to one, and what ``chunks`` raises.
+        What is in its way gives way to it, whatever it is: a folder of that name, a link on the
+        path. Who reads a file that was there goes on reading that. Where this fails a file that was
+        there stays; where it is cancelled, that or the new one. Raises ``OSError``,
+        ``SandboxFileRefused`` where the path is none, and what ``chunks`` raises.
         """
         await replaced(self.root, path, chunks)
 
@@ -89,12 +90,12 @@ class Sandbox:
         await asyncio.to_thread(self._remove, checked_path(path))
 
     async def erase(self) -> None:
-        """Remove the root and all that is in it; one that is gone is no error. Raises ``OSError``.
+        """Remove the root and all that is in it; one that is gone is no error.
 
-        No link is followed. What the agent makes so deep that it cannot be gone through is an
-        error, too.
+        No link is followed. What cannot be removed does not keep the rest: the first ``OSError`` is
+        raised at the end.
         """
-        await asyncio.to_thread(self._erase)
+        await to_its_end(self._erase)
 
     def _erase(self) -> None:
         try:
@@ -102,14 +103,7 @@ class Sandbox:
         except FileNotFoundError:
             return
         try:
-            if stat.S_ISDIR(os.stat(self.root.name, dir_fd=above, follow_symlinks=False).st_mode):
-                shutil.rmtree(self.root.name, dir_fd=above)
-            else:
-                os.unlink(self.root.name, dir_fd=above)
-        except FileNotFoundError:
-            return
-        except RecursionError as error:
-            raise OSError(errno.ELOOP, "too deep") from error
+            erased(self.root.name, above)
         finally:
             os.close(above)
 
@@ -196,7 +190,8 @@ class _Walk:
                     self._refuse_once(".", "too_many")
                     break
                 self._left -= 1
-                names.append(entry.name)
+                if not entry.name.startswith(OURS):
+                    names.append(entry.name)
         return sorted(names)
 
     def _add(self, path: str, status: os.stat_result) -> None:

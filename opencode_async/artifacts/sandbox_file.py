@@ -20,6 +20,7 @@ from pathlib import Path
 from opencode_async.errors import SandboxFileRefused
 
 CHUNK = 256 * 1024  # bytes
+OURS = ".opencode-async-"  # how names begin of files that are not there yet
 MOST_OF_A_PATH = 1024  # characters
 MOST_OF_A_NAME = 255  # characters
 NO_TEXT = re.compile("[\0\ud800-\udfff]")  # a surrogate stands for a byte that is not UTF-8
@@ -109,31 +110,34 @@ class SandboxFile:
 def open_root(root: Path, path: str, *, make: bool = False) -> int:
     """The descriptor of a sandbox's own folder, made if wanted, which the caller closes.
 
-    The folder above it is in the agent's reach, too, so neither may be a link. Raises
-    ``SandboxFileRefused`` with that ``path``.
+    The folder above it is in the agent's reach, too, so neither may be a link; where the sandbox is
+    to be made, what else has its name gives way. Raises ``SandboxFileRefused`` with that ``path``,
+    and ``OSError`` where it cannot be made.
     """
     try:
         here = os.open(root.parent.parent, FOLDER & ~os.O_NOFOLLOW)
     except OSError as error:
         raise SandboxFileRefused(path, REASONS.get(error.errno or 0, "unreadable")) from error
-    for name in (root.parent.name, root.name):
+    if make:
+        with suppress(FileExistsError):  # what else is of that name is refused below
+            os.mkdir(root.parent.name, dir_fd=here)
+    for name, opened in (
+        (root.parent.name, open_folder),
+        (root.name, make_folder if make else open_folder),
+    ):
         above = here
         try:
-            here = open_folder(name, above, path, make=make)
+            here = opened(name, above, path)
         finally:
             os.close(above)
     return here
 
 
-def open_folder(name: str, within: int, path: str, *, make: bool = False) -> int:
+def open_folder(name: str, within: int, path: str) -> int:
     """A folder's descriptor, which the caller closes; ``path`` is its name in what is raised.
 
-    ``within`` is the descriptor of the folder above; it is made there if wanted. Raises
-    ``SandboxFileRefused``, and ``OSError`` where it cannot be made.
+    ``within`` is the descriptor of the folder above. Raises ``SandboxFileRefused``.
     """
-    if make:
-        with suppress(FileExistsError):  # what else is of that name is refused below
-            os.mkdir(name, dir_fd=within)
     try:
         return os.open(name, FOLDER, dir_fd=within)
     except OSError as error:
@@ -143,18 +147,33 @@ def open_folder(name: str, within: int, path: str, *, make: bool = False) -> int
         raise SandboxFileRefused(path, reason) from error
 
 
-@contextmanager
-def parent(root: Path, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
-    """The descriptor of the folder that a file is in, made if wanted, and the file's name there.
+def make_folder(name: str, within: int, path: str) -> int:
+    """What ``open_folder`` gives, of a folder that is made; a file or link there gives way to it.
 
-    Raises what ``open_folder`` does.
+    Raises ``SandboxFileRefused``, and ``OSError`` where it cannot be made.
+    """
+    with suppress(FileExistsError):
+        os.mkdir(name, dir_fd=within)
+    try:
+        return open_folder(name, within, path)
+    except SandboxFileRefused:
+        os.unlink(name, dir_fd=within)
+        os.mkdir(name, dir_fd=within)
+        return open_folder(name, within, path)
+
+
+@contextmanager
+def parent(root: Path, path: str) -> Iterator[tuple[int, str]]:
+    """The descriptor of the folder that a file is in, and the file's name there.
+
+    Raises ``SandboxFileRefused``.
     """
     *folders, name = path.split("/")
     with ExitStack() as opened:
-        here = open_root(root, path, make=make)
+        here = open_root(root, path)
         opened.callback(os.close, here)
         for folder in folders:
-            here = open_folder(folder, here, path, make=make)
+            here = open_folder(folder, here, path)
             opened.callback(os.close, here)
         yield here, name
 

@@ -67,8 +67,8 @@ class Owner(Protocol):
     async def publish(self, changes: Sequence[ReplyChange] | None) -> None:
         """Tell what has changed; ``None`` when the parts stand in another order now."""
 
-    async def may_post(self) -> bool:
-        """Whether the prompt may be sent: not once a stop was requested."""
+    async def to_post(self) -> dict[str, Any] | None:
+        """The prompt, if it may be sent: not once a stop was requested."""
 
     async def stop(self, reason: str) -> None:
         """Note that a limit was exceeded and have the answer stopped, by a ``Nudge``."""
@@ -91,7 +91,6 @@ class Answer:
         client: OpencodeClient,
         events: Subscription,
         reply: Reply,
-        body: dict[str, Any],
         *,
         owner: Owner,
         watchdog: Watchdog,
@@ -101,7 +100,6 @@ class Answer:
         self._client = client
         self._events = events
         self._reply = reply
-        self._body = body
         self._owner = owner
         self._watchdog = watchdog
         self._reporter = report
@@ -124,13 +122,14 @@ class Answer:
 
         Where its arrival is in doubt nothing is raised: a look at REST will tell.
         """
-        if not await self._owner.may_post():
+        body = await self._owner.to_post()
+        if body is None:
             return False
         self._posts += 1
         self._in_doubt = None
         try:
             within = self._timings.lease * POSTING
-            await self._client.prompt(self._reply.session_id, self._body, within=within)
+            await self._client.prompt(self._reply.session_id, body, within=within)
         except (AuthenticationError, BadRequestError, NotFoundError):
             raise
         except (OpencodeConnectionError, ServerError) as error:

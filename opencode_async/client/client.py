@@ -170,18 +170,18 @@ class OpencodeClient:
             lambda v: [Subagent.from_wire(child) for child in objects(v)], "GET", path
         )
 
-    async def entries_of(self, folder: str) -> dict[str, str]:
+    async def entries_of(self, folder: str) -> dict[str, str] | None:
         """The names in a folder of the server's, as it sees them, each ``file`` or ``directory``.
 
-        Links and devices are left out. A folder that is absent, or that the server cannot list, is
-        empty: for these it answers 500 and no reason (OpenCode 1.18.33, measured).
+        Links and devices are left out. ``None`` for a folder that is absent, or that the server
+        cannot list: it answers 500 and no reason (OpenCode 1.18.33, measured).
         """
         try:
             response = await self.http.request("GET", "/file", query={"path": folder})
         except ServerError as error:
             if error.status != 500:
                 raise
-            return {}
+            return None
         return parsed(response, entries_from_wire)
 
     async def binary(self, path: str, most: int) -> bytes | None:

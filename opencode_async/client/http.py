@@ -116,7 +116,7 @@ class HttpConnection:
                     received += chunk
                     if len(received) > most:
                         return None
-        return parsed(response, parse, bytes(received))
+        return await asyncio.to_thread(parsed, response, parse, bytes(received))
 
     @contextmanager
     def _translated(self, method: str, path: str) -> Iterator[None]:

@@ -48,6 +48,7 @@ class Listener:
     ) -> None:
         self._client = client
         self._events = events
+        self._body = body
         self._told = told
         self._exceeded: str | None = None
         self._timings = Timings()
@@ -59,7 +60,6 @@ class Listener:
             client,
             events,
             self._reply,
-            body,
             owner=self,
             watchdog=Watchdog(limits, asyncio.get_running_loop().time()),
             report=client.error_reporter,
@@ -112,9 +112,9 @@ class Listener:
             outcome = stopped(self._exceeded) if self._exceeded else ending.outcome
             await self._told.send([Finished({**outcome_json(outcome), **reply_json(self._reply)})])
 
-    async def may_post(self) -> bool:
+    async def to_post(self) -> dict[str, Any] | None:
         """See ``Owner``: who wants it no more cancels the whole."""
-        return self._exceeded is None
+        return self._body if self._exceeded is None else None
 
     async def stop(self, reason: str) -> None:
         """See ``Owner``."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 
 from opencode_async.protocol.wire import Malformed, mapping, objects, optional_text, text
 
@@ -23,5 +22,5 @@ def binary_from_wire(value: object) -> bytes:
         return b""
     try:
         return base64.b64decode(text(content, "content"), validate=True)
-    except binascii.Error as error:
+    except ValueError as error:
         raise Malformed(f"content: {error}") from error

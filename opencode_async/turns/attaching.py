@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
@@ -88,7 +89,8 @@ class Attaching:
         if key is None:
             return None
         sandbox = self._policy.sandbox(paths.directory, key)
-        if sandbox is not None and sandbox.root.is_dir():
+        if sandbox is not None and os.path.lexists(sandbox.root):
             return sandbox
         client = self._session.client
-        return DistantSandbox(paths.sandbox(key), client.entries_of, client.binary)
+        most = self._policy.max_bytes
+        return DistantSandbox(paths.sandbox(key), client.entries_of, client.binary, most)

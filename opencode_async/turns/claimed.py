@@ -88,6 +88,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             session,
             wiring.artifacts,
             heed_stop=self.heed_stop,
+            check_lease=self._check_lease,
             failed=partial(self._audience.failed, severity="warning", during="seeding"),
         )
         self._left = math.inf
@@ -95,7 +96,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         self._stopping = row.stop_requested is not None
         self._over = asyncio.Event()
         self._asking: Asking | Refusing | None = None
-        self._unasked: asyncio.Timeout | None = None  # while nothing was sent that an abort ends
+        self._waiting: asyncio.Timeout | None = None  # for what no abort ends
         self._keeping: asyncio.Timeout | None = None  # while its files are
 
     def heed_stop(self) -> None:
@@ -105,8 +106,8 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             self._spending.close()
             if self._subscription is not None:
                 self._subscription.put(Nudge())
-            if self._unasked is not None:
-                self._unasked.reschedule(asyncio.get_running_loop().time())
+            if self._waiting is not None:
+                self._waiting.reschedule(asyncio.get_running_loop().time())
             if self._keeping is not None:
                 last = asyncio.get_running_loop().time() + self._wiring.timings.stop
                 self._keeping.reschedule(min(last, self._keeping.when() or last))
@@ -158,13 +159,14 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         if changes is None or any(isinstance(change, UsageChanged) for change in changes):
             self._ask_host()
 
-    async def may_post(self) -> bool:
+    async def to_post(self) -> dict[str, Any] | None:
         """See ``Owner``; the lease is renewed, so that it outlives the POST."""
         if self._left <= 0 and not self._stopping:
             await self.stop(BUDGET)
         await self._spending.settled()
+        body = await self._unless_stopped(self._request.body)
         await self._renewed()
-        return not self._stopping
+        return None if self._stopping else body
 
     async def stop(self, reason: str) -> None:
         """See ``Owner``: stored before anything is aborted, and only if nothing else stops it."""
@@ -262,28 +264,34 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         session, is not waited for by a turn that is to stop.
         """
         asked = self._request.decided
-        if self._stopping and not asked:
+        return await (self._ready() if asked else self._unless_stopped(self._ready))
+
+    async def _ready(self) -> str:
+        client = await self._reached(self._session.find_client)
+        await self._reached(client.version)
+        session_id = await self._reached(self._session.ensure)
+        await self._reached(self._request.decide)
+        return session_id
+
+    async def _unless_stopped(self, get: Callable[[], Awaitable[Answered]]) -> Answered | None:
+        """What is got, ``None`` where the turn is stopped first."""
+        if self._stopping:
             return None
         try:
-            async with asyncio.timeout(None) as unasked:
-                self._unasked = None if asked else unasked
-                client = await self._reached(self._session.find_client)
-                await self._reached(client.version)
-                session_id = await self._reached(self._session.ensure)
-                await self._reached(self._request.decide)
+            async with asyncio.timeout(None) as self._waiting:
+                return await get()
         except TimeoutError:
-            if not unasked.expired():
+            if self._waiting is None or not self._waiting.expired():
                 raise
             return None
         finally:
-            self._unasked = None
-        return session_id
+            self._waiting = None
 
     async def _answered_in(self, session_id: str, reply: Reply, anew: bool) -> Ending:
         request = self._request
         self._audience.begin(reply)
         await self._reached(self._session.check_directory)
-        client, limits, body = self._session.client, request.limits, await request.body()
+        client, limits = self._session.client, request.limits
         if request.conversation_budget is not None:
             self._left = await left_of(request.conversation_budget, self._row, self._sessions)
             limits = limits.within(self._left)
@@ -298,7 +306,6 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                     client,
                     events,
                     reply,
-                    body,
                     owner=self,
                     watchdog=Watchdog(limits, now, elapsed=elapsed),
                     report=self._wiring.report,

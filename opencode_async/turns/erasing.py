@@ -54,7 +54,7 @@ async def erase(
         row = await locked(db, conversations, conversation_id)
         if row is None:
             raise ConversationNotFound(conversation_id)
-        session_id, directory, key = row.opencode_session_id, row.directory, row.sandbox_key
+        session_id, key, directories = row.opencode_session_id, row.sandbox_key, {row.directory}
         mine = select(messages.id).where(messages.conversation_id == conversation_id)
         # A worker that keeps a file of a turn holds its row meanwhile.
         await db.execute(mine.with_for_update())
@@ -74,7 +74,7 @@ async def erase(
                 report(error, severity="warning", context={**context, "during": "erasing a file"})
     try:
         if client is not None:
-            directory = directory or (await client.paths()).directory
+            directories.add((await client.paths()).directory)
             if session_id is not None:
                 # A deleted session's turn goes on until it fails on its own database: abort it
                 # before.
@@ -82,9 +82,11 @@ async def erase(
                 await client.delete_session(session_id)
     except OpencodeError as error:
         report(error, severity="warning", context={**context, "session_id": str(session_id)})
-    sandbox = sandbox_here(policy, directory, key) if directory and key else None
-    if sandbox is not None:
+    # The host may have moved the conversation to another server since its session was created.
+    for directory in filter(None, directories):
+        sandbox = sandbox_here(policy, directory, key) if key else None
         try:
-            await sandbox.erase()
-        except OSError as error:
+            if sandbox is not None:
+                await sandbox.erase()
+        except (OSError, ValueError) as error:
             report(error, severity="warning", context={**context, "during": "erasing a sandbox"})

@@ -6,18 +6,21 @@ under which keys, for a row is no place for megabytes.
 
 from __future__ import annotations
 
+import asyncio
 import base64
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from opencode_async.artifacts.stores.store import ArtifactStore
+from opencode_async.errors import ArtifactStoreError
 from opencode_async.models import MessageMixin
 from opencode_async.protocol.prompt import Image, new_part_ids, new_prompt_id, prompt_body
 from opencode_async.protocol.wire import clean
 from opencode_async.settings import TurnSettings
 
 STORED = "artifact:"  # before the key, in place of an image's URL
+READING = 30.0  # s an image may take
 
 
 def prompt_columns(
@@ -56,16 +59,22 @@ def body_of(row: MessageMixin, settings: TurnSettings) -> dict[str, Any]:
     )
 
 
-async def with_images(body: dict[str, Any], store: ArtifactStore | None) -> dict[str, Any]:
+async def with_images(body: dict[str, Any], store: ArtifactStore) -> dict[str, Any]:
     """The body with its images in it. Raises ``ArtifactStoreError``."""
     parts = [
-        {**part, "url": await _data_url(part, store)} if store and "url" in part else part
+        {**part, "url": await _data_url(part, store)} if "url" in part else part
         for part in body["parts"]
     ]
     return {**body, "parts": parts}
 
 
 async def _data_url(part: Mapping[str, Any], store: ArtifactStore) -> str:
-    async with store.open(part["url"].removeprefix(STORED)) as chunks:
-        content = b"".join([chunk async for chunk in chunks])
+    key = part["url"].removeprefix(STORED)
+    try:
+        async with asyncio.timeout(READING), store.open(key) as chunks:
+            content = b"".join([chunk async for chunk in chunks])
+    except ArtifactStoreError:
+        raise
+    except Exception as error:  # of a store of the host's own, say: not of our database
+        raise ArtifactStoreError(key, "did not give an image") from error
     return f"data:{part['mime']};base64,{base64.b64encode(content).decode()}"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from opencode_async.artifacts.policy import ArtifactPolicy
@@ -34,6 +34,7 @@ class TurnRequest:
         policy: ArtifactPolicy | None,
         *,
         heed_stop: Callable[[], None],
+        check_lease: Callable[[], Awaitable[None]],
         failed: Callable[[Exception], None],
     ) -> None:
         self._row = row
@@ -41,6 +42,7 @@ class TurnRequest:
         self._session = session
         self._policy = policy
         self._heed_stop = heed_stop
+        self._check_lease = check_lease
         self._failed = failed
 
     @property
@@ -95,7 +97,14 @@ class TurnRequest:
             return
         settings = await self._session.settings()
         uploaded = self.uploaded
-        seeds = await seeded(self._session, self._policy, settings.seed, uploaded, self._failed)
+        seeds = await seeded(
+            self._session,
+            self._policy,
+            settings.seed,
+            uploaded,
+            check_lease=self._check_lease,
+            failed=self._failed,
+        )
         await self._store(
             {
                 "uploaded": uploaded | seeds,
@@ -117,8 +126,8 @@ class TurnRequest:
 
     async def body(self) -> dict[str, Any]:
         """What is posted. Raises ``ArtifactStoreError`` where an image cannot be read."""
-        store = None if self._policy is None else self._policy.store
-        return await with_images(self._stored["body"], store)
+        body: dict[str, Any] = self._stored["body"]
+        return body if self._policy is None else await with_images(body, self._policy.store)
 
     async def _store(self, request: dict[str, Any], **ids: Any) -> None:
         if await self._lease.store({"request": request, **ids}) is not None:

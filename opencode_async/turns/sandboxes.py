@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import posixpath
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from opencode_async.artifacts.policy import ArtifactPolicy, sandbox_here
 from opencode_async.artifacts.sandbox import Sandbox
-from opencode_async.client.client import OpencodeClient
+from opencode_async.artifacts.sandbox_file import OURS
 from opencode_async.errors import SandboxUnreachable
 from opencode_async.session import Session
 
@@ -20,13 +22,14 @@ class SharedSandbox:
 
     sandbox: Sandbox
     folder: str
-    client: OpencodeClient
 
     @classmethod
     async def of(cls, session: Session[Any], policy: ArtifactPolicy | None) -> SharedSandbox:
-        """That of the session's conversation; there is no folder yet, perhaps.
+        """That of the session's conversation, which is made if need be.
 
-        Raises ``SandboxUnreachable`` where the directory that it is in is not seen here.
+        Another machine may have a folder of the same name, and files in it: the agent's server is
+        asked for one that is new. Raises ``SandboxUnreachable`` where it does not see that,
+        ``OSError`` and ``SandboxFileRefused`` where none can be made, and what the client raises.
         """
         client = await session.find_client()
         paths = await client.paths()
@@ -34,13 +37,18 @@ class SharedSandbox:
         sandbox = sandbox_here(policy, paths.directory, key)
         if sandbox is None or not await asyncio.to_thread(sandbox.root.parents[1].is_dir):
             raise SandboxUnreachable(paths.directory)
-        return cls(sandbox, paths.sandbox(key), client)
+        folder = paths.sandbox(key)
+        probe = f"{OURS}{uuid.uuid4().hex}"
+        await sandbox.replace(probe, _nothing())
+        try:
+            seen = await client.entries_of(folder) or {}
+        finally:
+            with suppress(Exception):  # the agent may be quicker
+                await sandbox.remove(probe)
+        if probe not in seen:
+            raise SandboxUnreachable(paths.directory)
+        return cls(sandbox, folder)
 
-    async def check_seen(self, path: str) -> None:
-        """Raise ``SandboxUnreachable`` where the agent does not see the file placed there.
 
-        Another machine may have a folder of that name.
-        """
-        folder, name = posixpath.split(posixpath.join(self.folder, path))
-        if name not in await self.client.entries_of(folder):
-            raise SandboxUnreachable(self.folder)
+async def _nothing() -> AsyncIterator[bytes]:
+    yield b""

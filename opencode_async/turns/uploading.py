@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from opencode_async.artifacts.artifact import object_key
 from opencode_async.artifacts.filenames import free, safe_filename
+from opencode_async.artifacts.images import is_showable
 from opencode_async.artifacts.policy import ArtifactPolicy
 from opencode_async.artifacts.sandbox import Sandbox
 from opencode_async.artifacts.stores.store import ArtifactStore
@@ -68,12 +69,16 @@ class Uploading(Generic[ConversationT, MessageT]):
         ``insert`` raise. Then, and where the turn is one that was started before, neither sandbox
         nor store have any of it.
         """
+        most = self._policy.inline_images
+        showable = [await is_showable(file, most) for file in received]
         try:
             shared = await SharedSandbox.of(session, self._policy)
         except SandboxUnreachable:
-            if not all(self._policy.shows(file.content_type, file.size) for file in received):
+            if not all(showable):
                 raise
             shared = None
+        except OSError as error:
+            raise ArtifactStoreError("sandbox", "is not there") from error
         owners = session.conversation_id, uuid.uuid4().hex
         sandbox = None if shared is None else shared.sandbox
         upload = Upload(sandbox, self._policy.store, owners)
@@ -81,7 +86,14 @@ class Uploading(Generic[ConversationT, MessageT]):
         try:
             for file in received:
                 await upload.take(file)
-            uploads = await self._told(text, shared, upload.files)
+            images = [
+                Image(f"{STORED}{file.key}", file.content_type, file.path)
+                for file, shown in zip(upload.files, showable, strict=True)
+                if shown
+            ]
+            if shared is not None:
+                text = str(UploadedFilesPrompt(text, upload.files, shared.folder))
+            uploads = Uploads(text, upload.files, images)
             async with self._sessions() as db:
                 message, new = await insert(db, uploads)
                 if new:
@@ -99,21 +111,6 @@ class Uploading(Generic[ConversationT, MessageT]):
             if not kept:
                 await despite_cancellation(upload.undone(self._report), self._report)
         return message
-
-    async def _told(
-        self, text: str, shared: SharedSandbox | None, files: Sequence[UploadedFile]
-    ) -> Uploads:
-        """What the agent is told of the files, and which it is shown."""
-        if shared is not None:
-            for file in files[:1]:
-                await shared.check_seen(file.path)
-            text = str(UploadedFilesPrompt(text, files, shared.folder))
-        images = [
-            Image(f"{STORED}{file.key}", file.content_type, file.path)
-            for file in files
-            if self._policy.shows(file.content_type, file.size)
-        ]
-        return Uploads(text, files, images)
 
     async def _is_there(self, key: Any) -> bool:
         try:

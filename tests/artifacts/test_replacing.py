@@ -6,16 +6,18 @@ import asyncio
 import os
 import stat
 import subprocess
+import sys
 from collections.abc import AsyncIterator
-from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from opencode_async.artifacts.sandbox import Sandbox
+from opencode_async.artifacts.sandbox import Found, Sandbox
 from opencode_async.errors import SandboxFileRefused
 from tests.artifacts.conftest import Race
-from tests.support.sandboxes import MAX_BYTES, chunked
+from tests.support.parts import REPOSITORY
+from tests.support.sandboxes import MAX_BYTES, chunked, descriptors_below
 
 
 def files(root: Path) -> dict[str, str]:
@@ -60,24 +62,26 @@ async def test_a_path_that_may_lead_elsewhere_is_refused(
     assert os.listdir(root) == []
 
 
-@pytest.mark.parametrize(
-    ("there", "reason"), [("folder", "not_regular"), ("link", "symlink"), ("file", "not_regular")]
-)
-async def test_nothing_is_written_through_what_is_no_folder_or_over_one(
-    root: Path, sandbox: Sandbox, secret: Path, there: str, reason: str
+@pytest.mark.parametrize("there", ["folder", "link", "file", "fifo", "the root a link"])
+async def test_whatever_is_in_the_way_gives_way(
+    root: Path, sandbox: Sandbox, secret: Path, there: str
 ) -> None:
-    path = "a/a.txt"
-    if there == "folder":
-        (root / path).mkdir(parents=True)
-    elif there == "link":
-        (root / "a").symlink_to(secret)
-    else:
-        (root / "a").write_text("a file")
-    with pytest.raises(SandboxFileRefused) as refused:
-        await sandbox.replace(path, chunked(b"x"))
-    assert (refused.value.path, refused.value.reason) == (path, reason)
+    match there:
+        case "folder":
+            (root / "a" / "a.txt" / "deep").mkdir(parents=True)
+            (root / "a" / "a.txt" / "deep" / "link").symlink_to(secret)
+        case "link":
+            (root / "a").symlink_to(secret)
+        case "file":
+            (root / "a").write_text("a file")
+        case "fifo":
+            os.mkfifo(root / "a")
+        case "the root a link":
+            os.rmdir(root)
+            os.symlink(secret, root)
+    await sandbox.replace("a/a.txt", chunked(b"x"))
+    assert files(root) == {"a/a.txt": "x"}
     assert (secret / "a.txt").read_text() == "secret"
-    assert not [name for name in os.listdir(root) if name != "a"]
 
 
 async def test_a_folder_that_becomes_a_link_meanwhile_is_still_the_one_written_to(
@@ -103,9 +107,19 @@ async def test_a_folder_that_becomes_a_link_before_it_is_opened_leads_nowhere(
         (root / "a").symlink_to(secret)
 
     race("open", swap, of="a")
-    with pytest.raises(SandboxFileRefused, match="symlink"):
-        await sandbox.replace("a/a.txt", chunked(b"x"))
+    await sandbox.replace("a/a.txt", chunked(b"x"))
+    assert files(root) == {"a/a.txt": "x"}
     assert (secret / "a.txt").read_text() == "secret"
+
+
+async def test_what_is_half_written_is_not_found(root: Path, sandbox: Sandbox) -> None:
+    async def looking() -> AsyncIterator[bytes]:
+        yield b"half of it"
+        assert len(os.listdir(root)) == 1
+        assert await sandbox.fresh(0) == Found()
+
+    await sandbox.replace("a.txt", looking())
+    assert files(root) == {"a.txt": "half of it"}
 
 
 async def test_a_failure_leaves_what_was_there(root: Path, sandbox: Sandbox) -> None:
@@ -186,24 +200,85 @@ async def test_a_folder_that_is_swapped_while_erasing_leads_nowhere(
         (root / "folder").symlink_to(secret)
 
     race("open", swap, of="folder")
-    with pytest.raises(OSError, match="symbolic link"):
+    with pytest.raises(OSError, match="folder"):
         await sandbox.erase()
     assert (secret / "a.txt").read_text() == "secret"
+    await sandbox.erase()
+    assert (secret / "a.txt").read_text() == "secret"
+    assert os.listdir(root.parent) == ["another"]
 
 
-def test_what_is_too_deep_to_be_gone_through_is_an_error_of_the_disk(
-    root: Path, sandbox: Sandbox
+async def test_however_deep_folders_lie_few_descriptors_are_enough(
+    root: Path, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Python 3.13 can go through it."""
     here = os.open(root, os.O_RDONLY)
-    for _ in range(1200):
+    for _ in range(1500):
         os.mkdir("d", dir_fd=here)
         below = os.open("d", os.O_RDONLY, dir_fd=here)
         os.close(here)
         here = below
     os.close(here)
-    try:
-        with suppress(OSError):
-            asyncio.run(sandbox.erase())
-    finally:
-        subprocess.run(["/bin/rm", "-rf", root], check=True)
+    most = 0
+    opened = os.open
+
+    def counted(*args: Any, **named: Any) -> int:
+        nonlocal most
+        most = max(most, len(descriptors_below(root)))
+        return opened(*args, **named)
+
+    monkeypatch.setattr(os, "open", counted)
+    await sandbox.erase()
+    assert most <= 3
+    assert os.listdir(root.parent) == []
+
+
+AS_NOBODY = """
+import asyncio, concurrent.futures.thread, os, sys
+from pathlib import Path
+from opencode_async.artifacts.sandbox import Sandbox
+
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+root = Path(sys.argv[1])
+(root / "cache" / "deep").mkdir(parents=True)
+(root / "cache" / "deep" / "a.mod").touch()
+(root / "cache" / "a.txt").touch()
+os.chmod(root / "cache" / "deep", 0o555)
+os.chmod(root / "cache", 0o555)
+asyncio.run(Sandbox(root, max_bytes=0).erase())
+"""
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root may become somebody else")
+async def test_folders_that_nothing_may_be_taken_out_of_are_erased_by_their_owner(
+    root: Path,
+) -> None:
+    for folder in (root.parent, *root.parents[1:4]):
+        os.chmod(folder, 0o777)  # noqa: S103
+    os.rmdir(root)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", AS_NOBODY, str(root)), env=environment, stderr=subprocess.PIPE
+    )
+    _, printed = await process.communicate()
+    assert (process.returncode, printed) == (0, b"")
+    assert os.listdir(root.parent) == []
+
+
+async def test_what_cannot_be_removed_keeps_nothing_else(
+    root: Path, sandbox: Sandbox, race: Race
+) -> None:
+    (root / "a" / "b").mkdir(parents=True)
+    (root / "a" / "b" / "c.txt").touch()
+    (root / "d.txt").touch()
+
+    def refuse() -> None:
+        raise PermissionError(13, "Permission denied", "a")
+
+    race("rmdir", refuse, of="a")
+    race("rmdir", refuse, of="a")
+    with pytest.raises(PermissionError):
+        await sandbox.erase()
+    assert os.listdir(root) == ["a"]
+    assert os.listdir(root / "a") == []

@@ -74,8 +74,8 @@ class Somebody:
     async def publish(self, changes: object) -> None:
         pass
 
-    async def may_post(self) -> bool:
-        return True
+    async def to_post(self) -> dict[str, Any]:
+        return {}
 
     async def stop(self, reason: str) -> None:
         raise AssertionError(reason)
@@ -97,7 +97,6 @@ async def ending(session: Session, *events: Any) -> Ending:
         cast(OpencodeClient, session),
         session.events,
         reply,
-        {},
         owner=Somebody(),
         watchdog=Watchdog(Limits(), asyncio.get_running_loop().time()),
         report=Reports(),

@@ -153,6 +153,19 @@ async def test_a_patch_and_a_subagent_leave_files_too(
     assert refusals(app) == {}
 
 
+async def test_what_several_calls_of_one_step_write_is_kept(
+    database_url: str, opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    async with an_app(database_url, opencode, tmp_path / "kept") as app:
+        conversation, folder = await sandboxed(app, opencode)
+        script = calls(write(folder / "a.txt", "A.\n"), write(folder / "b.txt", "B.\n"))
+        row, _ = await run(app, conversation, script.replace("SCRIPT:tools", "SCRIPT:multi"))
+        assert await kept(app, row) == {"a.txt": b"A.\n", "b.txt": b"B.\n"}
+        (call, other) = [part for part in row.parts if part["type"] == "tool"]
+        assert {call["status"], other["status"]} == {"completed"}
+    assert refusals(app) == {}
+
+
 async def test_a_server_elsewhere_gives_what_is_on_the_wire(
     database_url: str, opencode: ScriptedServer, tmp_path: Path
 ) -> None:

@@ -9,9 +9,8 @@ from typing import Any
 
 import pytest
 
-from opencode_async import OpencodeClient, SandboxFileRefused
+from opencode_async import Artifact, OpencodeClient, SandboxFileRefused, Transform
 from opencode_async.artifacts import distant
-from opencode_async.artifacts.artifact import Artifact
 from opencode_async.artifacts.distant import DistantSandbox
 from opencode_async.testing import ScriptedServer
 from tests.turns.ended import run
@@ -49,8 +48,10 @@ async def client(opencode: ScriptedServer) -> Any:
         yield client
 
 
-def told(client: OpencodeClient, folder: Path) -> tuple[DistantSandbox, list[Exception]]:
-    return DistantSandbox(str(folder), client.entries_of, client.binary), []
+def told(
+    client: OpencodeClient, folder: Path, max_bytes: int = 1_000_000
+) -> tuple[DistantSandbox, list[Exception]]:
+    return DistantSandbox(str(folder), client.entries_of, client.binary, max_bytes), []
 
 
 async def found(sandbox: DistantSandbox, failed: list[Exception]) -> dict[str, bytes]:
@@ -106,6 +107,9 @@ async def test_bytes_beyond_what_may_be_held_are_not_read(
         ("b.bin", "too_large"),
         ("c.bin", "too_large"),
     ]
+    sandbox, failed = told(client, folder, max_bytes=1000)
+    assert await found(sandbox, failed) == {}
+    assert len(failed) == 3
 
 
 async def test_so_many_entries_are_looked_at_and_so_deep(
@@ -125,6 +129,46 @@ async def test_so_many_entries_are_looked_at_and_so_deep(
     ]
 
 
+async def test_a_folder_that_cannot_be_listed_is_reported() -> None:
+    async def entries_of(folder: str) -> dict[str, str] | None:
+        return {"a": "directory", "b.bin": "file"} if folder == "/sandbox/" else None
+
+    async def binary(path: str, most: int) -> bytes:
+        return BINARY
+
+    failed: list[Exception] = []
+    sandbox = DistantSandbox("/sandbox", entries_of, binary, 1_000_000)
+    assert await found(sandbox, failed) == {"b.bin": BINARY}
+    assert [(e.path, e.reason) for e in failed if isinstance(e, SandboxFileRefused)] == [
+        ("a", "unreadable")
+    ]
+
+
+async def test_what_a_transform_renders_of_an_old_file_is_no_new_one(
+    database_url: str, opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    policy: dict[str, Any] = {
+        "directory": tmp_path / "not here",
+        "default_attach": "none",
+        "transforms": [Counted()],
+        "secret": "secret",
+    }
+    async with an_app(database_url, opencode, tmp_path / "kept", **policy) as app:
+        conversation, folder = await sandboxed(app, opencode)
+        (folder / "data.bin").write_bytes(BINARY)
+        row, _ = await run(app, conversation, "SCRIPT:text One.")
+        assert await kept(app, row) == {"data.txt": b"10240"}
+        row, _ = await run(app, conversation, "SCRIPT:text Two.")
+        assert await kept(app, row) == {}
+
+
+class Counted(Transform):
+    source_filename, destination_filename = "data.bin", "data.txt"
+
+    async def render(self, file: Artifact) -> Artifact:
+        return Artifact.of("", str(len(await file.content())))
+
+
 async def test_names_from_a_server_that_lies_are_refused() -> None:
     async def entries_of(folder: str) -> dict[str, str]:
         names = {"../../other/a.bin", "..", "", "/etc/passwd", "a\0b", "fine.bin"}
@@ -134,7 +178,7 @@ async def test_names_from_a_server_that_lies_are_refused() -> None:
         return json.dumps(path).encode()
 
     failed: list[Exception] = []
-    sandbox = DistantSandbox("/sandbox", entries_of, binary)
+    sandbox = DistantSandbox("/sandbox", entries_of, binary, 1000)
     assert await found(sandbox, failed) == {"fine.bin": b'"/sandbox/fine.bin"'}
     assert {e.reason for e in failed if isinstance(e, SandboxFileRefused)} == {"name"}
     assert len(failed) == 5

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -433,3 +435,35 @@ async def test_files_for_an_agent_whose_disk_is_elsewhere_are_refused(
         422,
         "urn:opencode-async:sandbox-unreachable",
     )
+
+
+async def test_100_mb_go_through_store_and_sandbox_with_little_memory(
+    opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    before = sandbox_files(opencode)
+    size = 100_000_000
+    database = f"sqlite+aiosqlite:///{tmp_path / 'test.db'}"
+    router = {"max_upload": size}
+    async with files_chat(database, opencode, tmp_path / "kept", router=router) as (_, client):
+        cid = await conversation(client)
+        await heard(
+            client, (await send(client, cid, ("a.txt", b"a"), text="SCRIPT:text Hi.")).json()["id"]
+        )
+        with tempfile.TemporaryFile() as large:
+            large.truncate(size)
+            tracemalloc.start()
+            try:
+                start, _ = tracemalloc.get_traced_memory()
+                answer = await client.post(
+                    f"/agent/conversations/{cid}/messages",
+                    data={"text": "SCRIPT:text Hi."},
+                    files={"files": ("large.bin", large)},
+                )
+                _, peak = tracemalloc.get_traced_memory()
+            finally:
+                tracemalloc.stop()
+        assert answer.status_code == 202, answer.text
+        assert peak - start < 16_000_000, f"{peak - start:,} bytes"
+        await heard(client, answer.json()["id"])
+    sizes = sorted(path.stat().st_size for path in sandbox_files(opencode, before))
+    assert sizes == [1, size]

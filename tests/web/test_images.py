@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import struct
 import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -12,11 +15,13 @@ from uuid import UUID
 import httpx
 import pytest
 
+from opencode_async import ArtifactPolicy, ArtifactStoreError, DirectoryArtifactStore
 from opencode_async.testing import ScriptedServer
-from tests.support.hosts import Host
+from opencode_async.turns.claimed import ClaimedTurn
+from tests.support.hosts import Host, nowhere
 from tests.support.replay import replay_events
 from tests.web.test_artifacts import conversation, files_chat, sandbox_files, send
-from tests.web.test_routes import heard
+from tests.web.test_routes import chat, heard
 
 Json = dict[str, Any]
 
@@ -26,11 +31,11 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
 
-def png(red: int) -> bytes:
+def png(red: int, side: int = 8) -> bytes:
     """A whole picture: OpenCode looks into it."""
-    row = b"\0" + bytes([red, 0, 0]) * 8
-    header = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
-    data = chunk(b"IDAT", zlib.compress(row * 8))
+    row = b"\0" + bytes([red, 0, 0]) * side
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    data = chunk(b"IDAT", zlib.compress(row * side))
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + data + chunk(b"IEND", b"")
 
 
@@ -162,6 +167,82 @@ async def test_an_image_that_the_store_lost_ends_the_turn_with_a_reason(
         message = await at_its_end(client, waiting)
     assert (message["status"], message["error"]["code"]) == ("error", "internal")
     assert [type(error).__name__ for error in app.reports.errors] == ["ArtifactMissing"]
+
+
+class Away(DirectoryArtifactStore):
+    """A store that may be slow, or away with an error of its own."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.error: Exception | None = None
+        self.asked, self.back = asyncio.Event(), asyncio.Event()
+        self.back.set()
+
+    @asynccontextmanager
+    async def open(
+        self, key: str, start: int = 0, end: int | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        self.asked.set()
+        await self.back.wait()
+        if self.error is not None:
+            raise self.error
+        async with super().open(key, start, end) as chunks:
+            yield chunks
+
+
+@asynccontextmanager
+async def away_chat(
+    url: str, server: ScriptedServer, store: Away
+) -> AsyncIterator[tuple[Host[Any, Any], httpx.AsyncClient, str]]:
+    kept = ArtifactPolicy(store, inline_images=100_000)
+    async with chat(url, server, files=True, artifacts=kept, dispatch=nowhere) as (app, client):
+        yield app, client, await conversation(client)
+
+
+async def test_a_stop_does_not_wait_for_a_store(
+    database_url: str, opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    store = Away(tmp_path)
+    async with away_chat(database_url, opencode, store) as (app, client, cid):
+        message = (await send(client, cid, ("a.png", ONE), text="SCRIPT:echo")).json()
+        store.back.clear()
+        store.asked.clear()
+        running = asyncio.create_task(app.agent.turns.run(message["id"]))
+        await store.asked.wait()
+        await client.post(f"/agent/messages/{message['id']}/cancel")
+        assert (await running).status == "cancelled"
+    assert app.reports.errors == []
+
+
+async def test_an_error_of_a_hosts_own_store_is_not_one_of_the_database(
+    database_url: str, opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    store = Away(tmp_path)
+    async with away_chat(database_url, opencode, store) as (app, client, cid):
+        message = (await send(client, cid, ("a.png", ONE), text="SCRIPT:echo")).json()
+        store.error = ConnectionError()
+        result = await app.agent.turns.run(message["id"])
+        assert (result.status, result.error and result.error.code) == ("error", "internal")
+
+
+async def test_whoever_takes_a_turn_over_needs_no_image_for_an_answer_that_is_there(
+    database_url: str, opencode: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finalized = ClaimedTurn._finalized
+
+    async def going(turn: Any, ending: Any) -> Any:
+        raise asyncio.CancelledError
+
+    store = Away(tmp_path)
+    async with away_chat(database_url, opencode, store) as (app, client, cid):
+        message = (await send(client, cid, ("a.png", ONE), text="SCRIPT:text Hi.")).json()
+        monkeypatch.setattr(ClaimedTurn, "_finalized", going)
+        with pytest.raises(asyncio.CancelledError):
+            await app.agent.turns.run(message["id"])
+        monkeypatch.setattr(ClaimedTurn, "_finalized", finalized)
+        store.error = ArtifactStoreError("key", "is away")
+        result = await app.agent.turns.run(message["id"])
+        assert (result.status, result.content) == ("completed", "Hi.")
 
 
 def forget_images(store: Path) -> None:
