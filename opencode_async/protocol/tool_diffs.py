@@ -10,11 +10,12 @@ import difflib
 import re
 
 from opencode_async.protocol.parts import ToolPart
-from opencode_async.protocol.plain_text import one_line, plain
+from opencode_async.protocol.plain_text import plain, short_path
 from opencode_async.protocol.tool_targets import object_of, paths_of
 from opencode_async.protocol.wire import optional_text
 
 INDEX = re.compile(r"^Index: .*\n=+\n", re.MULTILINE)
+FILES = re.compile(r"^--- (.+)\n\+\+\+ (.+)\n(?=@@ )", re.MULTILINE)
 NO_NEWLINE = "\\ No newline at end of file"
 
 
@@ -27,10 +28,16 @@ def diff_of(call: ToolPart) -> str | None:
     match call.tool:
         case "edit" | "apply_patch":
             given = optional_text(object_of(call.metadata), "diff") or ""
-            return INDEX.sub("", plain(given)).strip("\n") + "\n" if given.strip() else None
+            return _of_server(given) if given.strip() else None
         case "write" if call.status == "completed":
             return _of_new_file(call)
     return None
+
+
+def _of_server(diff: str) -> str:
+    """The diff as others write it, with paths as short as targets are."""
+    bare = INDEX.sub("", plain(diff)).strip("\n") + "\n"
+    return FILES.sub(lambda f: f"--- {short_path(f[1])}\n+++ {short_path(f[2])}\n", bare)
 
 
 def _of_new_file(call: ToolPart) -> str | None:
@@ -41,5 +48,5 @@ def _of_new_file(call: ToolPart) -> str | None:
     lines = plain(content).split("\n")
     ended = lines[-1] == ""
     new = lines[:-1] if ended else lines
-    diff = list(difflib.unified_diff([], new, "/dev/null", one_line(path), lineterm=""))
+    diff = list(difflib.unified_diff([], new, "/dev/null", short_path(path), lineterm=""))
     return "\n".join([*diff, *([] if ended else [NO_NEWLINE]), ""])

@@ -219,8 +219,9 @@ def test_a_patch_names_its_files() -> None:
 
 
 def test_the_diff_is_the_servers_without_its_heading() -> None:
-    diff = "--- /w/a.py\n+++ /w/a.py\n@@ -1 +1 @@\n-1\n+2\u202e\n"
-    given = f"Index: /w/a.py\n{'=' * 67}\n{diff}\n"
+    diff = "--- …/w/src/a.py\n+++ …/w/src/a.py\n@@ -1,2 +1 @@\n--- /srv/w/src/a.py\n-1\n+2\u202e\n"
+    given = diff.replace("…", "/srv", 2)
+    given = f"Index: /srv/w/src/a.py\n{'=' * 67}\n{given}\n"
     for tool in ("edit", "apply_patch"):
         shown = ToolDisplay(call(tool, "running", metadata={"diff": given})).diff
         assert shown == diff.replace("\u202e", "\ufffd")
