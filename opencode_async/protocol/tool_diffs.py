@@ -6,7 +6,7 @@ was there before (1.18.33, measured).
 
 from __future__ import annotations
 
-import difflib
+import math
 import re
 
 from opencode_async.protocol.parts import ToolPart
@@ -19,18 +19,22 @@ FILES = re.compile(r"^--- (.+)\n\+\+\+ (.+)\n(?=@@ )", re.MULTILINE)
 NO_NEWLINE = "\\ No newline at end of file"
 
 
-def diff_of(call: ToolPart) -> str | None:
+def diff_of(call: ToolPart, *, most: float = math.inf) -> str | None:
     """The change as plain text; ``None`` where there is none, or where it is not known.
 
     A ``write`` that was done is compared with an empty file, unless it took the place of another
-    one, whose content nobody has told.
+    one, whose content nobody has told. ``None``, too, if OpenCode's diff or the file has more than
+    ``most`` characters, which costs no look at them.
     """
+    arguments, metadata = object_of(call.input), object_of(call.metadata)
     match call.tool:
         case "edit" | "apply_patch":
-            given = optional_text(object_of(call.metadata), "diff") or ""
-            return _of_server(given) if given.strip() else None
-        case "write" if call.status == "completed":
-            return _of_new_file(call)
+            given = optional_text(metadata, "diff") or ""
+            return _of_server(given) if len(given) <= most and given.strip() else None
+        case "write" if call.status == "completed" and metadata.get("exists") is not True:
+            content = optional_text(arguments, "content") or ""
+            path = next(iter(paths_of(call)), "")
+            return _of_new_file(path, content) if 0 < len(content) <= most else None
     return None
 
 
@@ -40,13 +44,11 @@ def _of_server(diff: str) -> str:
     return FILES.sub(lambda f: f"--- {short_path(f[1])}\n+++ {short_path(f[2])}\n", bare)
 
 
-def _of_new_file(call: ToolPart) -> str | None:
-    content = optional_text(object_of(call.input), "content")
-    if not content or object_of(call.metadata).get("exists") is True:
-        return None
-    path = next(iter(paths_of(call)), "")
-    lines = plain(content).split("\n")
-    ended = lines[-1] == ""
-    new = lines[:-1] if ended else lines
-    diff = list(difflib.unified_diff([], new, "/dev/null", short_path(path), lineterm=""))
-    return "\n".join([*diff, *([] if ended else [NO_NEWLINE]), ""])
+def _of_new_file(path: str, content: str) -> str:
+    text = plain(content)
+    ended = text.endswith("\n")
+    lines = text.removesuffix("\n").split("\n")
+    count = f",{len(lines)}" if len(lines) > 1 else ""
+    head = ["--- /dev/null", f"+++ {short_path(path)}", f"@@ -0,0 +1{count} @@"]
+    new = [f"+{line}" for line in lines]
+    return "\n".join([*head, *new, *([] if ended else [NO_NEWLINE]), ""])

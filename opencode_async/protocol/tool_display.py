@@ -71,8 +71,8 @@ class ToolDisplay:
 
         A call that failed has not done it: its title is the same as while it was running.
         """
-        verb = self.past if self.is_completed else self.gerund
-        return f"{verb} {self.target}" if self.target else verb
+        verb, target = self.past if self.is_completed else self.gerund, self.target
+        return f"{verb} {target}" if target else verb
 
     @property
     def status(self) -> ToolStatus:
@@ -160,8 +160,10 @@ class ToolDisplay:
         """A tool part's ``display`` in the HTTP API: JSON, all keys always there.
 
         It adds to the part and does not repeat it: ``output`` and the list of todos are the part's
-        own; ``diff`` and ``error`` are ``None`` beyond 20,000 characters.
+        own; ``diff`` and ``error`` are ``None`` where what OpenCode sent of them, or the file that
+        was written, has more than 20,000 characters.
         """
+        error = self.error
         return {
             "kind": self.kind,
             "status": self.status,
@@ -171,8 +173,8 @@ class ToolDisplay:
             "target": self.target,
             "title": self.title,
             "language": self.language,
-            "diff": _told(self.diff),
-            "error": _told(self.error),
+            "diff": diff_of(self.part, most=MOST_TOLD),
+            "error": error if error is None or len(error) <= MOST_TOLD else None,
         }
 
     @property
@@ -196,7 +198,3 @@ def with_display(part: Mapping[str, Any]) -> dict[str, Any]:
     call = part_from_json(part) if part["type"] == "tool" else None
     display = {"display": ToolDisplay(call).to_dict()} if isinstance(call, ToolPart) else {}
     return {**part, **display}
-
-
-def _told(text: str | None) -> str | None:
-    return text if text is not None and len(text) <= MOST_TOLD else None

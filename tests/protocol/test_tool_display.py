@@ -337,6 +337,10 @@ def test_a_diff_and_an_error_are_in_the_json_up_to_a_length(over: int) -> None:
     edited = ToolDisplay(call("edit", metadata={"diff": diff}))
     assert edited.diff == diff
     assert edited.to_dict()["diff"] == (None if over else diff)
+    content = "x" * (MOST_TOLD + over)
+    written = ToolDisplay(call("write", input={"content": content}))
+    assert content in (written.diff or "")
+    assert written.to_dict()["diff"] == (None if over else written.diff)
     error = "x" * (MOST_TOLD + over)
     failed = ToolDisplay(call("edit", "error", error=error))
     assert failed.error == error
