@@ -48,7 +48,6 @@ def _of_new_file(path: str, content: str) -> str:
     text = plain(content)
     ended = text.endswith("\n")
     lines = text.removesuffix("\n").split("\n")
-    count = f",{len(lines)}" if len(lines) > 1 else ""
-    head = ["--- /dev/null", f"+++ {short_path(path)}", f"@@ -0,0 +1{count} @@"]
+    head = ["--- /dev/null", f"+++ {short_path(path)}", f"@@ -0,0 +1,{len(lines)} @@"]
     new = [f"+{line}" for line in lines]
     return "\n".join([*head, *new, *([] if ended else [NO_NEWLINE]), ""])

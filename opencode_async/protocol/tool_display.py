@@ -27,7 +27,8 @@ class ToolDisplay:
     What the model or a tool wrote is untrusted: no input makes it raise, and every value is plain
     text. That is: never markup, nothing is escaped, so put it into text nodes or let a template
     escape it; no terminal sequences; control characters, and those that turn the direction of text
-    or are not seen, are U+FFFD; all but ``output``, ``diff`` and ``error`` are one short line.
+    or are not seen, are U+FFFD; all but ``output``, ``diff``, ``error`` and what the ``todos`` say
+    are one short line.
     """
 
     part: ToolPart

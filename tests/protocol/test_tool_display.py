@@ -237,9 +237,9 @@ def test_the_diff_is_the_servers_without_its_heading() -> None:
         ("one\ntwo\n", "--- /dev/null\n+++ a.txt\n@@ -0,0 +1,2 @@\n+one\n+two\n"),
         (
             "one",
-            "--- /dev/null\n+++ a.txt\n@@ -0,0 +1 @@\n+one\n\\ No newline at end of file\n",
+            "--- /dev/null\n+++ a.txt\n@@ -0,0 +1,1 @@\n+one\n\\ No newline at end of file\n",
         ),
-        ("\n", "--- /dev/null\n+++ a.txt\n@@ -0,0 +1 @@\n+\n"),
+        ("\n", "--- /dev/null\n+++ a.txt\n@@ -0,0 +1,1 @@\n+\n"),
         ("a\x0cb\r\nc\n", "--- /dev/null\n+++ a.txt\n@@ -0,0 +1,2 @@\n+a\ufffdb\n+c\n"),
         ("", None),
         (None, None),

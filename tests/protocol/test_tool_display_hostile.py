@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 import unicodedata
+from itertools import product
 from typing import Any, cast, get_args
 
 import pytest
@@ -45,7 +46,7 @@ values = st.recursive(
     ),
     max_leaves=12,
 )
-arguments = st.dictionaries(st.sampled_from(ARGUMENTS) | texts, values, max_size=8) | values
+inputs = st.dictionaries(st.sampled_from(ARGUMENTS) | texts, values, max_size=8) | values
 tools = st.sampled_from([*TOOLS, "invalid", "some_tool", "weather"]) | texts
 calls = st.builds(
     ToolPart,
@@ -53,7 +54,7 @@ calls = st.builds(
     tool=tools,
     call_id=texts,
     status=st.sampled_from(get_args(ToolStatus)),
-    input=arguments,
+    input=inputs,
     output=cast(Any, values),
     title=cast(Any, values),
     error=cast(Any, values),
@@ -61,7 +62,7 @@ calls = st.builds(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(calls)
 def test_no_call_makes_it_raise_and_all_it_says_is_plain_text(part: ToolPart) -> None:
     display = ToolDisplay(part)
@@ -80,6 +81,24 @@ def test_no_call_makes_it_raise_and_all_it_says_is_plain_text(part: ToolPart) ->
         assert not bad, text
     json.dumps(shown, allow_nan=False).encode()
     assert with_display(part.to_json())["display"] == shown
+
+
+@pytest.mark.parametrize("tool", [*TOOLS, "invalid", "some_tool"])
+def test_any_type_may_stand_at_any_place(tool: str) -> None:
+    odd: list[Any] = [None, True, 0, -1.5, "", " \n", [], {}, [None], [[]], [{}], {"a": []}]
+    odd += [[{"question": 1}], [{"content": [], "filePath": {}}], {"text": 1}, {"text": "x"}]
+    for status, value in product(("running", "completed", "error"), odd):
+        for arguments in (value, *({key: value} for key in ARGUMENTS)):
+            said(call(tool, status, arguments))
+        for told in (value, *({key: value} for key in METADATA)):
+            said(call(tool, status, metadata=told, output=value, title=value, error=value))
+
+
+def said(part: ToolPart) -> None:
+    """Ask it all that it can be asked."""
+    display = ToolDisplay(part)
+    json.dumps([display.to_dict(), display.output, display.diff, display.tool])
+    assert isinstance(display.todos, tuple)
 
 
 @pytest.mark.parametrize("tool", TOOLS)
