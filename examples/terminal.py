@@ -35,7 +35,6 @@ from opencode_async import (
 
 FOLDER = Path(".demo/terminal")
 STATES = {"pending": "…", "running": "…", "completed": "✓", "error": "✗"}
-TARGETS = ("filePath", "command", "pattern", "url", "description")
 JOINTS = "\n\t\u200d"  # the last one makes one emoji of several
 Json = dict[str, Any]
 
@@ -60,14 +59,14 @@ class Answer:
                 self.parts = list(message["parts"])
             case Snapshot(message):
                 self.parts = list(message["parts"])
-            case PartAdded(_, part):
-                self.parts.append(part.to_json())
+            case PartAdded():
+                self.parts.append(change.to_json()["part"])
                 self.doing = "Working…"
             case PartDelta(index, delta):
                 part_json = self.parts[index]
                 self.parts[index] = {**part_json, "content": part_json["content"] + delta}
-            case PartUpdated(index, part):
-                self.parts[index] = part.to_json()
+            case PartUpdated(index):
+                self.parts[index] = change.to_json()["part"]
             case Retrying(attempt=attempt, message=reason):
                 self.doing = f"{safe(reason)} (attempt {attempt} failed)"
 
@@ -95,17 +94,17 @@ class Answer:
 
 
 def part_text(part: Json) -> Text:
-    """One part; a tool's is a line with its state and what it works on."""
+    """One part; a tool's is a line with its state, what it does and what it works on."""
     if part["type"] == "text":
         return Text(safe(part["content"]) + "\n")
     if part["type"] == "reasoning":
         return Text(safe(part["content"]) + "\n", style="dim italic")
-    found = (part["input"].get(name) for name in TARGETS)
-    target = next((str(value) for value in found if value), part.get("title") or "")
-    line = Text.assemble(STATES[part["status"]], " ", (safe(part["tool"]), "bold"), " ")
-    line.append(safe(target.partition("\n")[0]), "cyan")
-    if part.get("error"):
-        line.append(f"\n  {safe(part['error'])}", "red")
+    display = part["display"]  # plain text, safe as it is
+    verb = display["past" if display["status"] == "completed" else "gerund"]
+    line = Text.assemble(STATES[display["status"]], " ", (verb, "bold"), " ")
+    line.append(display["target"] or "", "cyan")
+    if display["error"]:
+        line.append(f"\n  {display['error']}", "red")
     return line
 
 

@@ -94,6 +94,7 @@ from opencode_async.protocol.parts import Part, ReasoningPart, TextPart, ToolPar
 from opencode_async.protocol.permissions import PermissionRule, Permissions
 from opencode_async.protocol.reply import Reply
 from opencode_async.protocol.todos import Todo
+from opencode_async.protocol.tool_display import ToolDisplay
 from opencode_async.session import Session
 from opencode_async.settings import TurnSettings
 from opencode_async.tables import Tables
@@ -194,6 +195,7 @@ __all__ = [
     "Timings",
     "Todo",
     "TodosChanged",
+    "ToolDisplay",
     "ToolPart",
     "TransactionOpen",
     "Transform",

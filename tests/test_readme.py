@@ -45,7 +45,7 @@ async def execute(code: str, names: dict[str, Any]) -> None:
 def test_every_python_block_is_known_here() -> None:
     assert set(BLOCKS) == {
         *("quickstart", "turn", "turns", "settings", "asks", "tenants"),
-        *("show", "script", "testing", "errors", "files"),
+        *("show", "display", "script", "testing", "errors", "files"),
     }
     assert README.count("```python") == len(BLOCKS)
 
@@ -100,6 +100,10 @@ async def test_the_blocks_for_python_run_in_turn(
         assert names["show"](ReasoningPart("prt_1", "Hm.")) is None
         call = ToolPart("prt_1", "task", "1", "completed", {}, output="Hm.", session_id="ses_1")
         assert names["show"](call) == replace(call, output=None)
+        await execute(BLOCKS["display"], names)
+        call = ToolPart("prt_1", "read", "1", "completed", {"filePath": "notes.txt"})
+        assert names["line"](call) == "✓ Read notes.txt"
+        assert names["line"](replace(call, status="running")) == "… Reading notes.txt"
         await execute(BLOCKS["settings"], names)
         settings = await names["settings_for"](conversation)
         assert settings.system == "You work for user 1."

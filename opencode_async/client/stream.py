@@ -25,6 +25,7 @@ from opencode_async.protocol.events import AskAnswered
 from opencode_async.protocol.exchange import Outcome
 from opencode_async.protocol.limits import Limits, Watchdog, stopped
 from opencode_async.protocol.reply import Reply, reply_json
+from opencode_async.protocol.tool_display import with_display
 from opencode_async.timings import Timings
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class Listener:
                 await become(self._reply, ending.exchange, self)
             self._settled = ending.settled
             outcome = stopped(self._exceeded) if self._exceeded else ending.outcome
-            await self._told.send([Finished({**outcome_json(outcome), **reply_json(self._reply)})])
+            await self._told.send([Finished({**outcome_json(outcome), **told_json(self._reply)})])
 
     async def to_post(self) -> dict[str, Any] | None:
         """See ``Owner``: who wants it no more cancels the whole."""
@@ -139,7 +140,7 @@ class Listener:
     async def publish(self, changes: Sequence[ReplyChange] | None) -> None:
         """See ``Owner``."""
         if changes is None:
-            await self._told.send([Snapshot(reply_json(self._reply))])
+            await self._told.send([Snapshot(told_json(self._reply))])
         elif changes:
             await self._told.send(list(merged(changes)))
 
@@ -164,6 +165,12 @@ async def stream(
             finally:
                 with anyio.CancelScope(shield=True):  # who left by a cancellation wants it, too
                     await listener.close()
+
+
+def told_json(reply: Reply) -> dict[str, Any]:
+    """An answer in the contract's fields."""
+    stored = reply_json(reply)
+    return {**stored, "parts": [with_display(part) for part in stored["parts"]]}
 
 
 def outcome_json(outcome: Outcome) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, TypeVar
 from opencode_async.protocol.messages import Usage
 from opencode_async.protocol.parts import Part, part_from_json
 from opencode_async.protocol.todos import Todo, todos_from_wire
+from opencode_async.protocol.tool_display import with_display
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class PartAdded:
     part: Part
 
     def to_json(self) -> dict[str, Any]:
-        return {"index": self.index, "part": self.part.to_json()}
+        return {"index": self.index, "part": with_display(self.part.to_json())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class PartUpdated:
     part: Part
 
     def to_json(self) -> dict[str, Any]:
-        return {"index": self.index, "part": self.part.to_json()}
+        return {"index": self.index, "part": with_display(self.part.to_json())}
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from opencode_async.protocol.ledger import Charge
 from opencode_async.protocol.parts import Part, part_from_json
 from opencode_async.protocol.reply import Reply, reply_json
 from opencode_async.protocol.todos import Todo, todos_from_wire
+from opencode_async.protocol.tool_display import with_display
 from opencode_async.turns.asks import is_public
 from opencode_async.turns.beside import NOTHING, Beside
 
@@ -96,7 +97,7 @@ def message_json(row: MessageMixin, beside: Beside = NOTHING) -> dict[str, Any]:
         "finish": row.finish,
         "content": row.content or "",
         "reasoning": row.reasoning or "",
-        "parts": row.parts or [],
+        "parts": [with_display(part) for part in row.parts or ()],
         "todos": row.todos or [],
         "error": error,
         "cost": row.cost,

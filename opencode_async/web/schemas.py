@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from opencode_async.protocol.parts import ToolStatus
+from opencode_async.protocol.tool_names import ToolKind
 from opencode_async.turns.posting import OnBusy
 from opencode_async.web.multipart import UploadLimits
 
@@ -89,6 +91,47 @@ class AgentArtifact(BaseModel):
     url: str = Field(description="Below this API's prefix.")
 
 
+class AgentToolDisplay(BaseModel):
+    """A tool call in words, for a line of a page: plain text, never markup."""
+
+    kind: ToolKind
+    status: ToolStatus = Field(description="`error` also for a call that could not be made.")
+    gerund: str = Field(description="What it does: `Reading`.")
+    past: str = Field(description="What it has done, once `status` is `completed`: `Read`.")
+    icon: str = Field(description="The name of an icon of Lucide's set.")
+    target: str | None = Field(description="The file, command, URL or query, in one short line.")
+    title: str = Field(description="All in one line, by its status.")
+    language: str | None = Field(description="What the file is written in, for a highlighter.")
+    diff: str | None = Field(description="What it changed, unified; null if that is very long.")
+    error: str | None = Field(description="Why it failed; null if that is very long.")
+
+
+class AgentPart(BaseModel):
+    """Text or reasoning with its `content`, a call of a tool, or the place of a hidden part.
+
+    What a part does not have is left out.
+    """
+
+    id: str
+    type: Literal["text", "reasoning", "tool", "hidden"]
+    content: str | None = None
+    tool: str | None = None
+    call_id: str | None = None
+    status: ToolStatus | None = None
+    input: dict[str, Any] | None = None
+    output: str | None = None
+    title: str | None = None
+    error: str | None = None
+    metadata: dict[str, Any] | None = None
+    session_id: str | None = Field(default=None, description="The subagent that a `task` started.")
+    subagent: str | None = Field(
+        default=None,
+        description="Whose it is, if not the agent's: that of the `task` call with this "
+        "`session_id`, which stands before it.",
+    )
+    display: AgentToolDisplay | None = Field(default=None, description="Of every tool call.")
+
+
 class AgentMessage(BaseModel):
     id: str
     conversation_id: str
@@ -98,10 +141,7 @@ class AgentMessage(BaseModel):
     finish: str | None
     content: str = Field(description="The agent's own text parts, joined by a blank line.")
     reasoning: str
-    parts: list[dict[str, Any]] = Field(
-        description="Text, reasoning and tool calls. One with `subagent` is of the subagent that "
-        "the `task` call with this `session_id`, which stands before it, has started."
-    )
+    parts: list[AgentPart] = Field(description="Subagents' among them.")
     todos: list[dict[str, Any]]
     error: AgentError | None
     cost: float

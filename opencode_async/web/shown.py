@@ -18,6 +18,7 @@ from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.changes import PartAdded, PartDelta, PartUpdated
 from opencode_async.protocol.parts import Part, ToolPart, part_from_json
 from opencode_async.protocol.subagents import child_of
+from opencode_async.protocol.tool_display import with_display
 from opencode_async.turns.following import Batches
 from opencode_async.turns.frames import frame_with
 
@@ -36,7 +37,7 @@ class Shown:
         """The part, as it is and as it may be seen by itself."""
         try:
             shown = self._show(part)
-            return Seen.hidden(part) if shown is None else Seen(part, shown.to_json())
+            return Seen.hidden(part) if shown is None else Seen(part, with_display(shown.to_json()))
         except Exception as error:
             self._report(error, severity="error", context={"during": "show", "part_id": part.id})
             return Seen.hidden(part)

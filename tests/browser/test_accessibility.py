@@ -84,7 +84,7 @@ async def test_a_conversation(page: Page) -> None:
         await summary.click()
     await expect(page.locator("details[open]")).to_have_count(4)
     for state in ("completed", "error"):
-        await expect(page.locator(f".tool.is-{state}").first).to_be_visible()
+        await expect(page.locator(f".tool[data-status={state}]").first).to_be_visible()
 
     # High enough that no part of it is scrolled out of sight, where axe does not look.
     nothing(await findings(page, {**SCREEN, "height": 3000}, {**PHONE, "height": 3000}))

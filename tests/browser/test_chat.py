@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
-from opencode_async import Permissions
+from opencode_async import Permissions, ToolPart
+from opencode_async.protocol.tool_display import with_display
 from tests.browser.chat import ask, has_ended
 
 SLOW = 'SCRIPT:slow {"n": 30, "delay": 0.2}'
@@ -82,7 +83,7 @@ async def test_reasoning_is_folded_and_tools_are_cards(page: Page) -> None:
     await has_ended(answer, "completed")
     card = answer.get_by_test_id("tool-card")
     await expect(card).to_have_attribute("data-status", "completed")
-    await expect(card.locator("summary")).to_contain_text("bash")
+    await expect(card.locator("summary")).to_contain_text("Ran")
     await expect(card.locator("summary")).to_contain_text("echo 6 times 7")
     await expect(card.get_by_text("6 times 7 is 42")).to_be_hidden()
     await card.locator("summary").click()
@@ -90,10 +91,12 @@ async def test_reasoning_is_folded_and_tools_are_cards(page: Page) -> None:
 
 
 async def cards(answer: Locator) -> list[tuple[str, ...]]:
-    """The name, the target and the state that each tool card shows."""
+    """What each tool card says is or was done, to what, and how far it is."""
     shown = []
     for card in await answer.get_by_test_id("tool-card").all():
-        parts = [card.locator(f"summary .{part}") for part in ("name", "target", "state")]
+        parts = [
+            card.locator(f"> details > summary .{part}") for part in ("verb", "target", "state")
+        ]
         shown.append(tuple([await part.inner_text() for part in parts]))
     return shown
 
@@ -126,15 +129,15 @@ async def test_a_tool_card_says_what_it_is_used_on(page: Page) -> None:
 
     await has_ended(answer, "completed")
     assert await cards(answer) == [
-        ("bash", "echo hi", "done"),
-        ("write", path, "done"),
-        ("read", path, "done"),
-        ("edit", path, "done"),
-        ("read", "not-there.txt", "failed"),
-        ("todowrite", "1 of 2 done", "done"),
-        ("task", "A job", "done"),
-        ("webfetch", "http://127.0.0.1:9/", "failed"),
-        ("no_such_tool", "", "failed"),
+        ("Ran", "echo hi", "done"),
+        ("Wrote", path, "done"),
+        ("Read", path, "done"),
+        ("Edited", path, "done"),
+        ("Reading", "not-there.txt", "failed"),
+        ("Updated the plan", "1 of 2 done", "done"),
+        ("Delegated", "A job", "done"),
+        ("Fetching", "http://127.0.0.1:9/", "failed"),
+        ("Using no such tool", "", "failed"),
     ]
     failures = answer.locator(".failure:visible")
     await expect(failures).to_have_count(3)
@@ -143,24 +146,53 @@ async def test_a_tool_card_says_what_it_is_used_on(page: Page) -> None:
     answer = await ask(page, "SCRIPT:question")
     await answer.get_by_test_id("dismiss").click()
     await has_ended(answer, "completed")
-    assert await cards(answer) == [("question", "Which colour should it be?", "failed")]
+    assert await cards(answer) == [("Asking", "Which colour should it be?", "failed")]
+
+
+@pytest.mark.parametrize("permissions", [Permissions()])
+async def test_a_change_is_shown_as_a_diff(page: Page) -> None:
+    change = {"filePath": "notes.md", "oldString": "two <b>", "newString": "2"}
+    calls = [
+        {"name": "write", "args": {"filePath": "notes.md", "content": "one\ntwo <b>\n"}},
+        {"name": "edit", "args": change},
+    ]
+
+    answer = await ask(page, f"SCRIPT:tools {json.dumps(calls)}")
+
+    await has_ended(answer, "completed")
+    written, edited = await answer.get_by_test_id("tool-card").all()
+    await expect(written.get_by_label("The change")).to_be_hidden()
+    for card, lines in (
+        (written, ["--- /dev/null", "+++ notes.md", "@@ -0,0 +1,2 @@", "+one", "+two <b>"]),
+        (edited, ["@@ -1,2 +1,2 @@", " one", "-two <b>", "+2"]),
+    ):
+        await card.locator("summary").click()
+        await expect(card.get_by_label("The change")).to_be_visible()
+        await expect(card.get_by_label("Input")).to_be_hidden()
+        shown = await card.locator(".diff span").all_text_contents()
+        assert shown[-len(lines) :] == lines
+    await expect(edited.locator(".diff .removed")).to_have_text("-two <b>")
+    await expect(edited.locator(".diff .added")).to_have_text("+2")
 
 
 async def test_a_tool_card_says_how_far_it_is(page: Page) -> None:
     patch = "*** Begin Patch\n*** Add File: a.txt\n+one\n*** Delete File: b.txt\n*** End Patch"
-    tools = [
+    tools: list[dict[str, Any]] = [
         {"tool": "apply_patch", "status": "completed", "input": {"patchText": patch}},
         {"tool": "bash", "status": "pending", "input": {}},
         {"tool": "bash", "status": "running", "input": {"command": "sleep 1"}},
         {"tool": "read", "status": "error", "input": {"filePath": "/a.txt"}, "error": "Denied."},
         {"tool": "of_a_plugin", "status": "completed", "input": {"x": 1}, "title": "What it did"},
+        {"tool": "task", "status": "running", "input": {}, "session_id": "ses_1"},
+        {"tool": "bash", "status": "completed", "input": {}, "subagent": "ses_1"},
     ]
 
     async def with_tools(route: Route) -> None:
         """The conversation, with tools in its answer that the scripted model does not have."""
         response = await route.fetch()
         conversation = await response.json()
-        parts = [{"id": str(at), "type": "tool", **tool} for at, tool in enumerate(tools)]
+        parts = [ToolPart(str(at), call_id="", **tool).to_json() for at, tool in enumerate(tools)]
+        parts = [with_display(part) for part in parts]
         conversation["messages"][-1]["parts"] = parts
         await route.fulfill(response=response, json=conversation)
 
@@ -168,15 +200,23 @@ async def test_a_tool_card_says_how_far_it_is(page: Page) -> None:
     await has_ended(answer, "completed")
     await page.route("**/agent/conversations/*?limit=50", with_tools)
     await page.reload()
-    await expect(answer.get_by_test_id("tool-card")).to_have_count(5)
+    await expect(answer.get_by_test_id("tool-card")).to_have_count(7)
 
     assert await cards(answer) == [
-        ("apply_patch", "a.txt, b.txt", "done"),
-        ("bash", "", "waiting"),
-        ("bash", "sleep 1", "running…"),
-        ("read", "/a.txt", "failed"),
-        ("of_a_plugin", "What it did", "done"),
+        ("Patched", "a.txt, b.txt", "done"),
+        ("Running", "", "waiting"),
+        ("Running", "sleep 1", "running…"),
+        ("Reading", "/a.txt", "failed"),
+        ("Used of a plugin", "What it did", "done"),
+        ("Delegating", "", "running…"),
+        ("Ran", "", "done"),
     ]
+    marks = answer.locator(".tool .mark")
+    rings = [
+        await mark.evaluate("mark => getComputedStyle(mark).borderTopWidth")
+        for mark in await marks.all()
+    ]
+    assert rings == ["0px", "2px", "2px", "0px", "0px", "2px", "0px"]  # ticks and crosses have none
     await expect(answer.get_by_text("Denied.")).to_be_visible()
     await answer.locator("summary").first.click()
     await expect(answer.get_by_role("group", name="Input").first).to_have_text(

@@ -22,6 +22,7 @@ from opencode_async import (
 )
 from opencode_async.client import stream as module
 from opencode_async.client.answer import Answer
+from opencode_async.protocol.tool_display import with_display
 from opencode_async.testing import ScriptedServer, scripted_server
 from tests.support.hosts import Reports
 from tests.support.replay import STREAMED, replay
@@ -49,7 +50,7 @@ async def test_what_is_streamed_is_what_rest_says(script: str, client: OpencodeC
     page = await client.messages(session_id)
     prompt, *_ = page.messages
     exchange = await client.exchange(session_id, prompt.info.id)
-    assert finished["parts"] == [part.to_json() for part in exchange.final_parts]
+    assert finished["parts"] == [with_display(part.to_json()) for part in exchange.final_parts]
     assert finished["cost"] == exchange.usage.cost
     assert (finished["status"], finished["error"]) == ("completed", None)
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from examples.terminal import Answer, part_text, safe
-from opencode_async import OpencodeClient, PartAdded, PartDelta, TextPart
+from opencode_async import OpencodeClient, PartAdded, PartDelta, TextPart, ToolPart
 from opencode_async.testing import ScriptedServer
 from tests.support.parts import REPOSITORY
 
@@ -114,7 +114,7 @@ async def test_what_a_subagent_does_stands_below_its_call(opencode: ScriptedServ
     whole = shown.rpartition("Step 1: calling task.")[2].splitlines()
     lines = [Text.from_ansi(line).plain.rstrip() for line in whole if line.strip()]
     assert lines[:3] == [
-        "✓ task A small job",
+        "✓ Delegated A small job",
         "  Answer from the subagent.",
         "Finished task after 1 tool result(s).",
     ]
@@ -123,6 +123,12 @@ async def test_what_a_subagent_does_stands_below_its_call(opencode: ScriptedServ
 def test_what_an_agent_writes_cannot_command_the_terminal() -> None:
     hostile = {"id": "p", "type": "text", "content": "\x1b]0;owned\x07[red]\x9b2J"}
     assert part_text(hostile).plain == "�]0;owned�[red]�2J\n"
+    call = ToolPart(
+        "p", "bash", "c", "error", {"command": "ls\x1b[2J\n\x9b"}, error="\x1b]0;a\x07b"
+    )
+    answer = Answer()
+    answer.take(PartAdded(0, call))
+    assert part_text(answer.parts[0]).plain == "✗ Running ls �\n  b"
     harmless = "12\u00a0000\u202f€ \u3000 👩\u200d💻\t日本\n"
     assert safe(harmless) == harmless
 

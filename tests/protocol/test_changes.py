@@ -30,6 +30,7 @@ from opencode_async.protocol.changes import (
 from opencode_async.protocol.messages import Usage
 from opencode_async.protocol.parts import ReasoningPart, TextPart, ToolPart
 from opencode_async.protocol.todos import Todo
+from opencode_async.protocol.tool_display import ToolDisplay
 
 MESSAGE = {"id": "1", "status": "pending", "parts": [{"id": "p", "type": "text", "content": "Hi"}]}
 TODOS = (Todo("A", "pending", "low"), Todo("B", "cancelled", "high"))
@@ -62,6 +63,13 @@ CHANGES: list[tuple[Change, str]] = [
 def test_a_change_comes_back_from_json_as_it_was(change: Change, event: str) -> None:
     assert change.event == event
     assert change_from_json(event, json.loads(json.dumps(change.to_json()))) == change
+
+
+@pytest.mark.parametrize("kind", [PartAdded, PartUpdated])
+def test_a_tool_call_is_told_with_its_display(kind: type[PartAdded] | type[PartUpdated]) -> None:
+    call = ToolPart("p", "bash", "c", "running", {"command": "ls"})
+    told = kind(0, call).to_json()["part"]
+    assert told == {**call.to_json(), "display": ToolDisplay(call).to_dict()}
 
 
 def test_every_type_of_change_is_tested() -> None:

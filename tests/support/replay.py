@@ -23,6 +23,7 @@ from opencode_async import (
     TodosChanged,
     UsageChanged,
 )
+from opencode_async.protocol.tool_display import with_display
 from tests.support.serving import Sse
 
 
@@ -41,11 +42,11 @@ def replay(changes: Iterable[Change]) -> tuple[dict[str, Any], dict[str, Any] | 
                 state["status"] = status
             case PartAdded(index, part):
                 assert index == len(state["parts"])
-                state["parts"].append(part.to_json())
+                state["parts"].append(with_display(part.to_json()))
             case PartDelta(index, delta):
                 state["parts"][index]["content"] += delta
             case PartUpdated(index, part):
-                state["parts"][index] = part.to_json()
+                state["parts"][index] = with_display(part.to_json())
             case TodosChanged(todos):
                 state["todos"] = [todo.to_json() for todo in todos]
             case UsageChanged(usage):

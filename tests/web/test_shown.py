@@ -15,6 +15,7 @@ from opencode_async import Part, ReasoningPart, TextPart, ToolPart
 from opencode_async.brokers.broker import Frame
 from opencode_async.protocol.changes import (
     Change,
+    Finished,
     PartAdded,
     PartDelta,
     PartUpdated,
@@ -22,6 +23,7 @@ from opencode_async.protocol.changes import (
     TodosChanged,
 )
 from opencode_async.protocol.todos import Todo
+from opencode_async.protocol.tool_display import with_display
 from opencode_async.testing import ScriptedServer
 from opencode_async.turns.frames import Cursor, frame_of
 from opencode_async.web.shown import Show, Shown
@@ -219,6 +221,21 @@ async def test_a_show_that_returns_something_else_hides(wrong: Any) -> None:
     assert len(reports.errors) == 1
 
 
+async def test_how_a_call_is_displayed_says_no_more_than_what_is_shown_of_it() -> None:
+    call = ToolPart("prt_1", "bash", "call_1", "running", {"command": SECRET}, title=SECRET)
+    failed = replace(call, status="error", error=SECRET)
+    whole = {**EMPTY, "parts": [call.to_json()]}
+    frames = await shown(for_users, Snapshot(whole), PartUpdated(0, failed), Finished(whole))
+    parts = [
+        *(json.loads(frame.data)["message"]["parts"][0] for frame in (frames[0], frames[-1])),
+        json.loads(frames[1].data)["part"],
+    ]
+    titles = [(part["display"]["status"], part["display"]["title"]) for part in parts]
+    assert titles == [("running", "Running"), ("running", "Running"), ("error", "Running")]
+    assert SECRET not in json.dumps(parts)
+    assert SECRET in json.dumps(Shown(lambda part: part, Reports()).message(whole)["parts"][0])
+
+
 async def test_a_hidden_plan_is_hidden_as_a_list_too() -> None:
     call = ToolPart("prt_1", "todowrite", "call_1", "running", {})
     todos = TodosChanged((Todo("secret", "pending", "high"),))
@@ -271,9 +288,9 @@ async def test_a_hidden_call_hides_what_its_subagents_say_until_it_may_be_seen()
         ("part.added", {"index": 2, "part": hidden["prt_2"]}),
         ("part.added", {"index": 3, "part": hidden["prt_deep"]}),
         ("part.added", {"index": 4, "part": hidden["prt_3"]}),
-        ("part.updated", {"index": 1, "part": done.to_json()}),
+        ("part.updated", {"index": 1, "part": with_display(done.to_json())}),
         ("part.updated", {"index": 2, "part": grown.to_json()}),
-        ("part.updated", {"index": 3, "part": DEEP.to_json()}),
+        ("part.updated", {"index": 3, "part": with_display(DEEP.to_json())}),
         ("part.updated", {"index": 4, "part": DEEPER.to_json()}),
         ("part.updated", {"index": 1, "part": hidden["prt_task"]}),
         ("part.updated", {"index": 2, "part": hidden["prt_2"]}),
@@ -283,7 +300,7 @@ async def test_a_hidden_call_hides_what_its_subagents_say_until_it_may_be_seen()
 
 
 def test_a_message_shows_no_words_of_a_subagent_as_the_answers_own() -> None:
-    parts = [part.to_json() for part in (WORDS, CALL, ITS)]
+    parts = [with_display(part.to_json()) for part in (WORDS, CALL, ITS)]
     message = {**EMPTY, "content": "Mine.", "parts": parts}
     everything = Shown(lambda part: part, Reports()).message(message)
     assert (everything["content"], everything["parts"]) == ("Mine.", parts)

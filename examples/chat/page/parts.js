@@ -1,4 +1,5 @@
 // The parts of an answer: text, reasoning, tools. Each keeps its elements and touches only what changed.
+import { diffLines } from "./diff.js";
 import { clone, put } from "./dom.js";
 import { Prose } from "./prose.js";
 
@@ -33,24 +34,31 @@ class ToolPart {
     this.find = (name) => this.element.querySelector(name);
   }
 
-  update(part) {
-    if (part.tool === "invalid" && part.input) {     // how OpenCode stores a call that it could not make
-      part = { ...part, tool: part.input.tool, status: "error", error: part.input.error, output: "", title: "" };
-    }
-    const { text, path } = about(part);
-    this.element.dataset.status = part.status;
-    this.element.className = `tool is-${part.status}`;
-    put(this.find(".name"), part.tool);
-    put(this.find(".target bdi"), text);
-    this.find(".target").title = text;
-    this.find(".target").classList.toggle("path", path);
-    put(this.find(".state"), ToolPart.STATES[part.status] ?? part.status);
-    this.find(".state").classList.toggle("visually-hidden", part.status === "completed");    // the tick says it
-    put(this.find(".input"), readable(part.input ?? {}));
-    put(this.find(".output"), part.output ?? "");
-    this.find(".result").hidden = !part.output;
-    put(this.find(".failure"), part.error ?? "");
-    this.find(".failure").hidden = !part.error;
+  update({ display, input, output }) {
+    const { status, gerund, past, kind, icon, target, diff, error } = display;
+    this.element.dataset.status = status;
+    this.find("details").className = `is-${status}`;      // not of what its subagent does
+    this.find(".icon").dataset.icon = icon;
+    put(this.find(".verb"), status === "completed" ? past : gerund);
+    put(this.find(".target bdi"), target ?? "");
+    this.find(".target").title = target ?? "";
+    this.find(".target").classList.toggle("path", kind === "read" || kind === "edit");
+    put(this.find(".state"), ToolPart.STATES[status] ?? status);
+    this.find(".state").classList.toggle("visually-hidden", status === "completed");    // the tick says it
+    this.#showDiff(diff);
+    put(this.find(".input"), readable(input ?? {}));
+    this.find(".given").hidden = Boolean(diff);      // it says the same
+    const result = status === "completed" ? output : "";
+    put(this.find(".output"), result ?? "");
+    this.find(".result").hidden = !result;
+    put(this.find(".failure"), error ?? "");
+    this.find(".failure").hidden = !error;
+  }
+
+  #showDiff(diff) {
+    this.find(".change").hidden = !diff;
+    if (diff && diff !== this.diff) this.find(".diff").replaceChildren(...diffLines(diff));
+    this.diff = diff;
   }
 
   /** Where stands what the subagent of this call says and does. */
@@ -58,16 +66,6 @@ class ToolPart {
 
   append() {}
   settle() {}
-}
-
-/** What a tool is used on, in a few words. The input is the model's: it may be anything. */
-function about({ input, title }) {
-  const { filePath, path, patchText, command, pattern, url, query, name, questions, todos, description } = input ?? {};
-  const patched = [...String(patchText ?? "").matchAll(/^\*\*\* (?:Add|Update|Delete) File: (.+)$/gm)].map(([, file]) => file);
-  const file = filePath ?? (patched.join(", ") || null);
-  const plan = Array.isArray(todos) ? planned(todos) : null;
-  const text = file ?? command ?? pattern ?? url ?? query ?? path ?? questions?.[0]?.question ?? plan ?? description ?? name ?? title ?? "";
-  return { text: String(text), path: text === (file ?? path) };
 }
 
 export const planned = (todos) => `${todos.filter((todo) => todo?.status === "completed").length} of ${todos.length} done`;

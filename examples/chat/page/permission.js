@@ -1,5 +1,6 @@
 // A permission that the agent asks for.
 import { AskView, ENDED } from "./asks.js";
+import { diffLines } from "./diff.js";
 import { put } from "./dom.js";
 
 const WISHES = {
@@ -47,13 +48,4 @@ export class PermissionView extends AskView {
     if (reply === "reject") return message ? `Rejected: ${message}` : "Rejected.";
     return reply === "always" ? "Allowed, always in this conversation." : "Allowed once.";
   }
-}
-
-/** A unified diff, a line an element; what is added and removed is told by its sign, not by colour alone. */
-function diffLines(diff) {
-  const KINDS = { "+": "added", "-": "removed", "@": "place" };
-  return diff.trimEnd().split("\n").filter((line) => !/^(Index: |={3,}|\\ No newline)/.test(line)).map((line) => {
-    const head = /^(---|\+\+\+) /.test(line);
-    return Object.assign(document.createElement("span"), { textContent: line, className: head ? "place" : KINDS[line[0]] ?? "" });
-  });
 }
