@@ -100,8 +100,9 @@ class Opencode(Generic[ConversationT, MessageT]):
         self.tables = tables
         self.timings = timings or Timings()
         self.broker = broker or MemoryBroker()
+        self.routers: list[APIRouter] = []
         self.error_reporter = guarded(error_reporter)
-        self._server = as_server(server)
+        self.server = as_server(server)
         self._settings_for = settings_for
         self._client_for = client_for
         self._dispatch = dispatch
@@ -110,8 +111,8 @@ class Opencode(Generic[ConversationT, MessageT]):
         self._decide = decide
         if tables.artifact is not None and artifacts is None:
             artifacts = ArtifactPolicy(DirectoryArtifactStore("artifacts"))
-        if artifacts is not None and self._server.directory is not None:
-            artifacts = replace(artifacts, root=str(self._server.directory))
+        if artifacts is not None and self.server.directory is not None:
+            artifacts = replace(artifacts, root=str(self.server.directory))
         self.artifacts = artifacts
         self.besides = Besides(tables.ask, tables.artifact, trust_of(artifacts))
         self.uploading: Uploading[ConversationT, MessageT] | None = None
@@ -127,30 +128,53 @@ class Opencode(Generic[ConversationT, MessageT]):
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
-            pool = ClientPool(self._server, self.error_reporter)
+            pool = ClientPool(self.server, self.error_reporter)
             self._pool = await stack.enter_async_context(pool)
-            self._client = await self._pool.client(self._server)
+            self._client = await self._pool.client(self.server)
             if self.artifacts is not None:
                 await stack.enter_async_context(self.artifacts.store)
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            self._turns = Turns(
-                self.sessions,
-                self.tables,
-                self.besides,
-                self.broker,
-                tasks,
-                make=self._make_turn,
-                dispatch=self._dispatch,
-                timings=self.timings,
-                report=self.error_reporter,
-                name=self.name,
-            )
+            self._turns = self._turns_in(tasks, self._dispatch)
             stack.callback(self._turns.close)
             for duty in (self._turns.watch, self._turns.heed_stops):
                 task = tasks.create_task(duty(), name=f"{self.name} {duty.__name__}")
                 stack.callback(task.cancel)
             self._stack = stack.pop_all()
         return self
+
+    @asynccontextmanager
+    async def attached(self) -> AsyncIterator[Turns[ConversationT, MessageT]]:
+        """The ``turns`` of an agent that runs elsewhere, for tools: follow and cancel them.
+
+        Nothing is run or recovered here, and no server is connected to; whoever runs this agent
+        does both, also what a cancelled turn made way for.
+        """
+
+        async def leave(message: MessageT) -> None:
+            """Those that run the agent look for such turns."""
+
+        async with asyncio.TaskGroup() as tasks:
+            turns = self._turns_in(tasks, leave)
+            try:
+                yield turns
+            finally:
+                turns.close()
+
+    def _turns_in(
+        self, tasks: asyncio.TaskGroup, dispatch: Dispatch[MessageT] | None
+    ) -> Turns[ConversationT, MessageT]:
+        return Turns(
+            self.sessions,
+            self.tables,
+            self.besides,
+            self.broker,
+            tasks,
+            make=self._make_turn,
+            dispatch=dispatch,
+            timings=self.timings,
+            report=self.error_reporter,
+            name=self.name,
+        )
 
     async def __aexit__(self, *error: object) -> None:
         # Not given the block's error: a task group would wrap it in a group.
@@ -240,7 +264,9 @@ class Opencode(Generic[ConversationT, MessageT]):
             responses,
             include_in_schema,
         )
-        return build_router(self, access, rules, self._shown(show), options)
+        router = build_router(self, access, rules, self._shown(show), options)
+        self.routers.append(router)
+        return router
 
     async def sse(self, message_id: Any, request: Request, *, show: Show | None = None) -> Response:
         """A turn's event stream for a host's own route, which has checked the access itself.

@@ -33,6 +33,7 @@ LAYERS: dict[str, set[str]] = {  # layer -> which others of ours it may import
     | ROWS
     | {"artifacts", "brokers", "client", "observability", "session", "settings", "tables"}
     | {"timings", "turns", "web"},
+    "cli": PURE | ROWS | {"artifacts", "client", "opencode", "tables", "turns"},
     "testing": {"artifacts", "client", "errors"},
 }
 TECHNOLOGY = {  # third party -> the only places that may import it
@@ -45,9 +46,11 @@ TECHNOLOGY = {  # third party -> the only places that may import it
     "anyio": {"artifacts", "client", "web"},
     "httpx": {"client"},
     "httpx_sse": {"client"},
-    "sqlalchemy": {*ROWS, "artifacts", "session", "tables", "turns", "web", "opencode"},
+    "sqlalchemy": {*ROWS, "artifacts", "session", "tables", "turns", "web", "opencode", "cli"},
     "asyncpg": set(),
-    "fastapi": {"web", "opencode"},
+    "fastapi": {"web", "opencode", "cli"},
+    "typer": {"cli"},
+    "rich": {"cli"},
     "starlette": {"web"},
     "sse_starlette": {"web"},
     "pydantic": {"web"},

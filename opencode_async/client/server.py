@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 
 from opencode_async.errors import OutsideRoot, UnprotectedServer
 
+TESTED_VERSIONS = ("1.18.33",)  # of OpenCode, by the whole suite; others are not refused
+
 
 @dataclass(frozen=True)
 class Server:

@@ -1,0 +1,37 @@
+"""The agent that a command is about, from ``module:attribute``."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from functools import reduce
+from typing import Any
+
+from opencode_async.errors import UsageError
+from opencode_async.opencode import Opencode
+
+
+def agent_of(app: str) -> Opencode[Any, Any]:
+    """The ``Opencode`` of that name, importing from the current folder, too.
+
+    Raises ``UsageError``; what the module raises passes.
+    """
+    module, _, attribute = app.partition(":")
+    if not module or not attribute:
+        raise UsageError(f"--app is module:attribute, as in app.main:agent, not {app!r}")
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    try:
+        found = reduce(getattr, attribute.split("."), importlib.import_module(module))
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise UsageError(
+            f"there is no module {module!r} here: run this in your app's folder"
+        ) from None
+    except AttributeError:
+        raise UsageError(f"{module} has no {attribute!r}") from None
+    if not isinstance(found, Opencode):
+        kind = type(found).__name__
+        raise UsageError(f"{app} is a {kind}, not an Opencode: name the agent, not the app")
+    return found

@@ -1,0 +1,106 @@
+"""The commands, as they are typed."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from opencode_async.cli.agents import agent_of
+from opencode_async.cli.doctor import examined
+from opencode_async.cli.turns import cancelled, listed, recovered, shown
+from opencode_async.errors import OpencodeError, UsageError
+from opencode_async.opencode import Opencode
+
+MARKS = {"ok": Text("✓", "green"), "warning": Text("!", "yellow"), "error": Text("✗", "red")}
+
+app = typer.Typer(
+    help="Look after the turns of an opencode_async agent.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # they may be credentials
+)
+turns = typer.Typer(help="What the turns are doing.", no_args_is_help=True)
+app.add_typer(turns, name="turns")
+console = Console()
+
+App = Annotated[str, typer.Option("--app", help="The Opencode, as module:attribute.")]
+MessageId = Annotated[str, typer.Argument(help="The assistant's message.")]
+
+
+def loaded(app: str) -> Opencode[Any, Any]:
+    try:
+        return agent_of(app)
+    except UsageError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+@app.command()
+def doctor(app: App) -> None:
+    """Check server, database, files and routes; exits with 1 if anything is wrong."""
+    agent = loaded(app)
+
+    async def examine() -> bool:
+        fine, part = True, ""
+        async for subject, finding in examined(agent):
+            if subject != part:
+                part = subject
+                console.print(Text(subject, "bold"))
+            console.print(" ", MARKS[finding.level], Text(finding.what), soft_wrap=True)
+            if finding.remedy:
+                console.print("    →", Text(finding.remedy, "dim"), soft_wrap=True)
+            fine = fine and finding.level != "error"
+        return fine
+
+    if not asyncio.run(examine()):
+        raise typer.Exit(1)
+
+
+@turns.command("ls")
+def ls(
+    app: App,
+    status: Annotated[
+        str | None, typer.Option(help="Only these: pending, queued, error, …")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 20,
+) -> None:
+    """List turns, the newest first."""
+    table = Table("message", "conversation", "status", "began", "cost", "worker", "", box=None)
+    for row in asyncio.run(listed(loaded(app), status, limit)):
+        table.add_row(*map(Text, row))
+    console.print(table)
+
+
+@turns.command()
+def show(app: App, message_id: MessageId) -> None:
+    """Show a turn as it is stored, without what was said."""
+    for name, value in run(shown(loaded(app), message_id)).items():
+        console.print(Text(name, "bold"), Text(str(value)), soft_wrap=True)
+
+
+@turns.command()
+def cancel(app: App, message_id: MessageId) -> None:
+    """Ask a turn to stop, whichever worker runs it."""
+    console.print(run(cancelled(loaded(app), message_id)))
+
+
+@turns.command()
+def recover(app: App) -> None:
+    """Take up what nobody runs although somebody should, and wait for it."""
+    found = run(recovered(loaded(app)))
+    for key, how in found:
+        console.print(Text(key), Text(how))
+    if not found:
+        console.print("Every turn has its worker.")
+
+
+def run(command: Any) -> Any:
+    """What it gives; an error of the library's is said in a line, with exit code 1."""
+    try:
+        return asyncio.run(command)
+    except OpencodeError as error:
+        console.print(Text(str(error), "red"), soft_wrap=True)
+        raise typer.Exit(1) from error

@@ -1,0 +1,108 @@
+"""The commands as an operator types them, on an app whose agent runs in another process."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from uuid import uuid4
+
+from opencode_async import OpencodeClient
+from opencode_async.testing import ScriptedServer
+from tests.cli.apps import App
+from tests.support.hosts import host, nowhere
+
+APP = ("--app", "host:agent")
+
+
+async def test_the_doctor_finds_nothing_wrong(
+    database_url: str, opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    async with host(database_url, opencode, asks=True, files=True):
+        app = App.written(tmp_path / "app", database_url, opencode, scope=', scope="function"')
+        code, printed = await app.command("doctor", *APP)
+    assert code == 0, printed
+    for part in ("server", "database", "files", "routes"):
+        assert f"\n{part}\n" in f"\n{printed}"
+    assert "→" not in printed
+
+
+async def test_the_doctor_says_what_is_wrong_and_what_to_do(
+    opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    database = f"sqlite+aiosqlite:///{tmp_path}/empty.db"
+    app = App.written(tmp_path / "app", database, opencode)
+    code, printed = await app.command("doctor", *APP)
+    assert code == 1, printed
+    assert "there is no table messages" in printed
+    assert "alembic revision --autogenerate" in printed
+    assert "get_db stays open for a whole request" in printed
+    assert 'Depends(get_db, scope="function")' in printed
+
+
+async def test_turns_are_listed_shown_and_cancelled(
+    database_url: str, opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    async with host(database_url, opencode, asks=True, files=True) as running:
+        app = App.written(tmp_path / "app", database_url, opencode)
+        message = await running.agent.turns.start(
+            await running.conversation(), "SCRIPT:hang Some secret words."
+        )
+        async with running.agent.turns.follow(message.id) as changes:
+            async for change in changes:
+                if "secret" in repr(change):
+                    break
+        code, printed = await app.command("turns", "ls", *APP, "--status", "pending")
+        assert code == 0, printed
+        assert str(message.id) in printed
+        code, printed = await app.command("turns", "show", *APP, str(message.id))
+        assert code == 0, printed
+        assert "status pending" in printed
+        assert "secret" not in printed
+        code, printed = await app.command("turns", "cancel", *APP, str(message.id))
+        assert (code, "asked to stop" in printed) == (0, True), printed
+        result = await running.agent.turns.run(message.id)
+        assert result.status == "cancelled"
+        code, printed = await app.command("turns", "cancel", *APP, str(message.id))
+        assert (code, printed.strip()) == (0, "It has ended: cancelled.")
+        code, printed = await app.command("turns", "ls", *APP, "--status", "pending")
+        assert str(message.id) not in printed
+
+
+async def test_what_nobody_runs_is_taken_up_and_waited_for(
+    database_url: str, opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    # No lease runs out meanwhile: this host's own watch would be faster.
+    async with host(database_url, opencode, asks=True, files=True, dispatch=nowhere) as dead:
+        app = App.written(tmp_path / "app", database_url, opencode)
+        code, printed = await app.command("turns", "recover", *APP)
+        assert (code, printed.strip()) == (0, "Every turn has its worker.")
+        message = await dead.agent.turns.start(await dead.conversation(), "SCRIPT:text Hi.")
+        dead.agent.turns.close()
+        await dead.lose_worker(message.id, -1.0)
+        async with asyncio.timeout(50):
+            while (await dead.row(message.id)).status != "completed":
+                code, printed = await app.command("turns", "recover", *APP)
+                assert code == 0, printed
+        async with OpencodeClient(opencode) as client:
+            session = await dead.session_id(await dead.row(message.id))
+            assert len((await client.messages(session)).messages) == 2
+
+
+async def test_mistakes_are_told_in_a_line(
+    database_url: str, opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    async with host(database_url, opencode, asks=True, files=True):
+        app = App.written(tmp_path / "app", database_url, opencode)
+        for name, reason in (
+            ("host", "module:attribute"),
+            ("nothing:agent", "no module 'nothing' here"),
+            ("host:nobody", "no 'nobody'"),
+            ("host:engine", "is a AsyncEngine, not an Opencode"),
+        ):
+            code, printed = await app.command("doctor", "--app", name)
+            assert code == 2, printed
+            assert reason in printed
+            assert "Traceback" not in printed
+        for unknown in (str(uuid4()), "no id"):
+            code, printed = await app.command("turns", "show", *APP, unknown)
+            assert (code, "Traceback" in printed, unknown in printed) == (1, False, True), printed
