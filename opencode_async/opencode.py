@@ -127,6 +127,10 @@ class Opencode(Generic[ConversationT, MessageT]):
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        await self._start(recovering=True)
+        return self
+
+    async def _start(self, *, recovering: bool) -> None:
         async with AsyncExitStack() as stack:
             pool = ClientPool(self.server, self.error_reporter)
             self._pool = await stack.enter_async_context(pool)
@@ -136,11 +140,22 @@ class Opencode(Generic[ConversationT, MessageT]):
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self._turns = self._turns_in(tasks, self._dispatch)
             stack.callback(self._turns.close)
-            for duty in (self._turns.watch, self._turns.heed_stops):
+            duties = [self._turns.heed_stops]
+            if recovering:
+                duties.append(self._turns.watch)
+            for duty in duties:
                 task = tasks.create_task(duty(), name=f"{self.name} {duty.__name__}")
                 stack.callback(task.cancel)
             self._stack = stack.pop_all()
-        return self
+
+    @asynccontextmanager
+    async def passive(self) -> AsyncIterator[Self]:
+        """Like ``async with agent``, but only what it is told to run: it looks for no lost turns."""
+        await self._start(recovering=False)
+        try:
+            yield self
+        finally:
+            await self.__aexit__()
 
     @asynccontextmanager
     async def attached(self) -> AsyncIterator[Turns[ConversationT, MessageT]]:
@@ -153,12 +168,13 @@ class Opencode(Generic[ConversationT, MessageT]):
         async def leave(message: MessageT) -> None:
             """Those that run the agent look for such turns."""
 
-        async with asyncio.TaskGroup() as tasks:
-            turns = self._turns_in(tasks, leave)
-            try:
-                yield turns
-            finally:
-                turns.close()
+        stack = AsyncExitStack()
+        turns = self._turns_in(await stack.enter_async_context(asyncio.TaskGroup()), leave)
+        try:
+            yield turns
+        finally:
+            turns.close()
+            await stack.aclose()  # not given the block's error: it would be wrapped in a group
 
     def _turns_in(
         self, tasks: asyncio.TaskGroup, dispatch: Dispatch[MessageT] | None

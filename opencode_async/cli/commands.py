@@ -7,10 +7,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from opencode_async.cli.agents import agent_of
+from opencode_async.cli.answer import Answer, bill
 from opencode_async.cli.doctor import examined
 from opencode_async.cli.turns import cancelled, listed, recovered, shown
 from opencode_async.errors import OpencodeError, UsageError
@@ -56,6 +58,25 @@ def doctor(app: App) -> None:
         return fine
 
     if not asyncio.run(examine()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def tail(app: App, message_id: MessageId) -> None:
+    """Follow a turn to its end, whoever runs it; exits with 1 unless it completes."""
+    agent, answer = loaded(app), Answer()
+
+    async def follow() -> None:
+        async with agent.attached() as attached, attached.follow(message_id) as changes:
+            with Live(answer, console=console, transient=True):
+                async for change in changes:
+                    answer.take(change)
+
+    run(follow())
+    console.print(answer.whole())
+    if answer.finished is not None:
+        console.print(bill(answer.finished))
+    if answer.finished is None or answer.finished["status"] != "completed":
         raise typer.Exit(1)
 
 

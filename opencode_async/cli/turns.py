@@ -68,7 +68,7 @@ async def cancelled(agent: Agent, message_id: str) -> str:
 
 async def recovered(agent: Agent) -> list[tuple[str, str]]:
     """The turns that had nobody, and how each ended, or who has it now."""
-    async with agent:
+    async with agent.passive():
         return [(str(key), await _outcome(agent, key)) for key in await agent.turns.recover()]
 
 

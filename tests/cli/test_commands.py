@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 from pathlib import Path
 from uuid import uuid4
 
-from opencode_async import OpencodeClient
 from opencode_async.testing import ScriptedServer
 from tests.cli.apps import App
 from tests.support.hosts import host, nowhere
@@ -71,21 +70,17 @@ async def test_turns_are_listed_shown_and_cancelled(
 async def test_what_nobody_runs_is_taken_up_and_waited_for(
     database_url: str, opencode: ScriptedServer, tmp_path: Path
 ) -> None:
-    # No lease runs out meanwhile: this host's own watch would be faster.
-    async with host(database_url, opencode, asks=True, files=True, dispatch=nowhere) as dead:
-        app = App.written(tmp_path / "app", database_url, opencode)
-        code, printed = await app.command("turns", "recover", *APP)
-        assert (code, printed.strip()) == (0, "Every turn has its worker.")
-        message = await dead.agent.turns.start(await dead.conversation(), "SCRIPT:text Hi.")
-        dead.agent.turns.close()
-        await dead.lose_worker(message.id, -1.0)
-        async with asyncio.timeout(50):
-            while (await dead.row(message.id)).status != "completed":
-                code, printed = await app.command("turns", "recover", *APP)
-                assert code == 0, printed
-        async with OpencodeClient(opencode) as client:
-            session = await dead.session_id(await dead.row(message.id))
-            assert len((await client.messages(session)).messages) == 2
+    async with host(database_url, opencode, asks=True, files=True, dispatch=nowhere) as app:
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text Hi.")
+    cli = App.written(tmp_path / "app", database_url, opencode)
+    await app.lose_worker(message.id, -1.0)
+    code, printed = await cli.command("turns", "recover", *APP)
+    assert (code, printed.split()) == (0, [str(message.id), "completed"]), printed
+    row = await app.row(message.id)
+    assert (row.status, row.content) == ("completed", "Hi.")
+    code, printed = await cli.command("turns", "recover", *APP)
+    assert (code, printed.strip()) == (0, "Every turn has its worker.")
+    await app.engine.dispose()
 
 
 async def test_mistakes_are_told_in_a_line(
@@ -106,3 +101,25 @@ async def test_mistakes_are_told_in_a_line(
         for unknown in (str(uuid4()), "no id"):
             code, printed = await app.command("turns", "show", *APP, unknown)
             assert (code, "Traceback" in printed, unknown in printed) == (1, False, True), printed
+
+
+async def test_a_turn_is_followed_from_another_process(
+    database_url: str, opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    async with host(database_url, opencode, asks=True, files=True) as running:
+        app = App.written(tmp_path / "app", database_url, opencode)
+        clear = {"command": r"printf '\033[2J'", "description": "Clears the screen"}
+        calls = json.dumps([{"name": "bash", "args": clear}])
+        message = await running.agent.turns.start(
+            await running.conversation(), f"SCRIPT:tools {calls}"
+        )
+        code, printed = await app.command("tail", *APP, str(message.id))
+        assert code == 0, printed
+        assert "✓ Ran" in printed
+        assert "completed (stop)" in printed
+        assert "\x1b" not in printed
+        message = await running.agent.turns.start(await running.conversation(), "SCRIPT:error401")
+        code, printed = await app.command("tail", *APP, str(message.id))
+        assert (code, "error" in printed) == (1, True), printed
+        code, printed = await app.command("tail", *APP, str(uuid4()))
+        assert (code, "Traceback" in printed) == (1, False), printed

@@ -14,8 +14,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from examples.terminal import Answer, part_text, safe
 from opencode_async import OpencodeClient, PartAdded, PartDelta, TextPart, ToolPart
+from opencode_async.cli.answer import Answer, part_text, safe
 from opencode_async.testing import ScriptedServer
 from tests.support.parts import REPOSITORY
 
