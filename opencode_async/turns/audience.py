@@ -14,6 +14,8 @@ from opencode_async.database import Sessions, key_of
 from opencode_async.errors import LeaseLost
 from opencode_async.models import MessageT
 from opencode_async.observability.error_reporter import ErrorReporter, Severity
+from opencode_async.observability.instrumentation import Instrumentation
+from opencode_async.observability.tracer import Tracer
 from opencode_async.protocol.changes import PartAdded, ReplyChange, RowChange, Snapshot
 from opencode_async.protocol.parts import Part
 from opencode_async.protocol.reply import Reply
@@ -41,6 +43,8 @@ class Wiring(Generic[MessageT]):
     may_spend: MaySpend[Any] | None
     promoted: Callable[[Any], Awaitable[None]] | None
     report: ErrorReporter
+    instrumentation: Instrumentation
+    tracer: Tracer
     timings: Timings
     name: str
     besides: Besides

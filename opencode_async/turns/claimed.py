@@ -29,14 +29,12 @@ from opencode_async.errors import (
     StaleSessionError,
 )
 from opencode_async.models import TERMINAL, ConversationT, MessageT
-from opencode_async.protocol.asks import Ask, AskPolicy
+from opencode_async.protocol.asks import Ask
 from opencode_async.protocol.changes import ReplyChange, RowChange, UsageChanged
 from opencode_async.protocol.events import AskAnswered
 from opencode_async.protocol.exchange import Outcome, TurnError
-from opencode_async.protocol.limits import BUDGET, Limits, Watchdog
+from opencode_async.protocol.limits import BUDGET, Watchdog
 from opencode_async.protocol.parts import interrupted, part_from_json
-from opencode_async.protocol.permissions import Permissions
-from opencode_async.protocol.prompt import with_fresh_ids
 from opencode_async.protocol.reply import Reply
 from opencode_async.protocol.todos import todos_from_wire
 from opencode_async.protocol.tool_artifacts import tool_artifacts
@@ -48,9 +46,10 @@ from opencode_async.turns.audience import Audience, Wiring
 from opencode_async.turns.deciding import Deciding, Refusing
 from opencode_async.turns.lease import Lease
 from opencode_async.turns.message import TurnResult, ledger_of, reply_columns
-from opencode_async.turns.prompt import body_of
+from opencode_async.turns.request import TurnRequest
 from opencode_async.turns.snapshots import happens
 from opencode_async.turns.spending import Spending, left_of
+from opencode_async.turns.telemetry import TurnTelemetry
 
 UNREACHABLE = "The agent's server could not be reached."
 RETRY = 0.3  # s between two attempts to reach a server
@@ -75,6 +74,8 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         self._row = row
         self._wiring = wiring
         self._sessions = sessions
+        self._request = TurnRequest(row, lease, on_stop=self.heed_stop)
+        self._telemetry = TurnTelemetry(row, self._request, wiring.instrumentation, wiring.tracer)
         self._audience = Audience(lease, row, wiring, sessions)
         self._spending = Spending(
             wiring.may_spend,
@@ -94,6 +95,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         """The row's ``stop_requested`` is set: abort."""
         if not self._stopping:
             self._stopping = True
+            self._telemetry.stopping()
             self._spending.close()
             if self._subscription is not None:
                 self._subscription.put(Nudge())
@@ -105,14 +107,16 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
 
     async def run(self) -> MessageT:
         """Run the turn to its terminal row. Raises ``LeaseLost`` and what the database raises."""
-        async with self._keeping_the_lease() as tasks:
+        async with self._telemetry.running(), self._keeping_the_lease() as tasks:
             self._audience.observe(tasks)
             try:
                 ending = await self._ending(tasks)
+                self._telemetry.ended(ending)
                 if self._asking is not None:
                     await self._asking.end()
                 await self._attach(ending)
-                self._row, following = await self._finalized(ending)
+                with self._telemetry.span("finalize"):
+                    self._row, following = await self._finalized(ending)
             finally:
                 await self._audience.end()
             await self._call_next(following)
@@ -146,6 +150,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
 
     async def publish(self, changes: Sequence[ReplyChange | RowChange] | None) -> None:
         """See ``Owner``. Raises ``LeaseLost``: a worker that slept may own the turn no more."""
+        self._telemetry.heard(changes or ())
         await self._audience.publish(changes, self._check_lease)
         if changes is None or any(isinstance(change, UsageChanged) for change in changes):
             self._ask_host()
@@ -156,6 +161,8 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             await self.stop(BUDGET)
         await self._spending.settled()
         await self._renewed()
+        if not self._stopping:
+            self._telemetry.posting()
         return not self._stopping
 
     async def stop(self, reason: str) -> None:
@@ -187,6 +194,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
 
     async def _tell_host(self) -> None:
         """Tell of a turn that is stored as terminal; then nobody need be told any more."""
+        self._telemetry.finished(self._row)
         await self._audience.finish(TurnResult.of(self._row))
         await self._lease.told()
 
@@ -244,8 +252,9 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             replaced = await self._reached(self._session.recreate)
             stale = StaleSessionError(session_id, replaced)
             self._audience.failed(stale, "warning", during="session.recreated")
-            body = await self._readdressed()
-            return await self._answered_in(replaced, Reply(replaced, body["messageID"]), anew=True)
+            await self._request.readdress()
+            prompt_id = self._request.body["messageID"]
+            return await self._answered_in(replaced, Reply(replaced, prompt_id), anew=True)
 
     async def _prepared(self) -> str | None:
         """The session, once it and the request are there; ``None`` if stopped before it was sent.
@@ -253,16 +262,20 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         Whatever is waited for until then, a server, a host's hook, another worker that creates the
         session, is not waited for by a turn that is to stop.
         """
-        asked = "body" in (self._row.request or {})
+        asked = self._request.decided
         if self._stopping and not asked:
             return None
         try:
             async with asyncio.timeout(None) as unasked:
                 self._unasked = None if asked else unasked
-                client = await self._reached(self._session.find_client)
-                await self._reached(client.version)
-                session_id = await self._reached(self._session.ensure)
-                await self._request()
+                with self._telemetry.span("session") as span:
+                    client = await self._reached(self._session.find_client)
+                    await self._reached(client.version)
+                    session_id = await self._reached(self._session.ensure)
+                    span.set({"session_id": session_id, "created": self._session.just_created})
+                    if not asked:
+                        settings = await self._reached(self._session.settings)
+                        await self._request.decide(settings, self._wiring.tracer.inject())
         except TimeoutError:
             if not unasked.expired():
                 raise
@@ -272,14 +285,15 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         return session_id
 
     async def _answered_in(self, session_id: str, reply: Reply, anew: bool) -> Ending:
-        request = await self._request()
+        request = self._request
         self._audience.begin(reply)
+        self._telemetry.answering(reply, anew=anew)
         await self._reached(self._session.check_directory)
-        client, limits = self._session.client, Limits.from_json(request.get("limits", {}))
-        if (budget := request.get("conversation_budget")) is not None:
+        client, limits = self._session.client, request.limits
+        if (budget := request.budget) is not None:
             self._left = await left_of(budget, self._row, self._sessions)
             limits = limits.within(self._left)
-        elapsed = max(0.0, time.time() - request.get("began", math.inf))
+        elapsed = max(0.0, time.time() - request.began)
         now = asyncio.get_running_loop().time()
         try:
             async with AsyncExitStack() as stack:
@@ -290,7 +304,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                     client,
                     events,
                     reply,
-                    request["body"],
+                    request.body,
                     owner=self,
                     watchdog=Watchdog(limits, now, elapsed=elapsed),
                     report=self._wiring.report,
@@ -299,40 +313,36 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                 if self._stopping:
                     events.put(Nudge())
                 # Also where another worker began: it may have gone before it had done that.
-                await self._reached(partial(self._session.permit, session_id, *self._rules()))
+                rules = request.permissions, request.agent
+                await self._reached(partial(self._session.permit, session_id, *rules))
                 self._ask_host()
-                if anew and not await answer.post():
-                    return Ending(STOPPED, None)
+                if anew:
+                    with self._telemetry.prompting():
+                        posted = await answer.post()
+                    if not posted:
+                        return Ending(STOPPED, None)
                 return await answer.listen(resumed=not anew)
         finally:
             self._subscription = None
 
-    def _rules(self) -> tuple[Permissions, str | None]:
-        """What the agent may do in this turn, and which of OpenCode's agents that is about."""
-        request = self._row.request or {}
-        permissions = Permissions.from_json(request.get("permissions", {}))
-        return permissions, request["body"].get("agent")
-
     def _asking_in(self, tasks: asyncio.TaskGroup) -> Asking | Refusing:
         """What takes care of the agent's asks, in tasks of the turn's."""
         kind, client = self._wiring.besides.ask, self._session.client
-        permissions, _ = self._rules()
         deciding = Deciding(
             tasks,
-            permissions,
+            self._request.permissions,
             self._wiring.decide,
             self._session.row,
-            lambda error: self._audience.failed(error, "warning", during="an ask"),
+            decided=self._telemetry.decided,
+            failed=lambda error: self._audience.failed(error, "warning", during="an ask"),
         )
         if kind is None:
             return Refusing(client, deciding)
-        stored = (self._row.request or {}).get("asks")
-        policy = AskPolicy.from_json(stored) if stored else AskPolicy()
         asking = Asking(
             AskRows(kind, self._row, self._lease, self._sessions),
             client,
             deciding,
-            policy,
+            self._request.asks,
             poll=self._wiring.timings.poll,
             check_lease=self._check_lease,
             tell=self.publish,
@@ -355,35 +365,6 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                     raise
             await asyncio.sleep(RETRY)
 
-    async def _request(self) -> dict[str, Any]:
-        """What is asked and what it may take, stored before it is sent: it may be sent again."""
-        request = self._row.request or {}
-        if "body" not in request:
-            settings = await self._reached(self._session.settings)
-            request = {
-                "uploaded": request.get("uploaded", {}),
-                "body": body_of(self._row, settings),
-                "limits": settings.limits.to_json(),
-                "asks": settings.asks.to_json(),
-                "conversation_budget": settings.conversation_budget,
-                "permissions": settings.permissions.to_json(),
-                "began": time.time(),
-            }
-            await self._store_request(request)
-        return request
-
-    async def _readdressed(self) -> dict[str, Any]:
-        """The body with ids of its own, for another session than it was meant for."""
-        body = with_fresh_ids((await self._request())["body"])
-        ids = {"prompt_id": body["messageID"], "part_ids": [part["id"] for part in body["parts"]]}
-        await self._store_request({**(self._row.request or {}), "body": body}, **ids)
-        return body
-
-    async def _store_request(self, request: dict[str, Any], **ids: Any) -> None:
-        if await self._lease.store({"request": request, **ids}) is not None:
-            self.heed_stop()
-        self._row.request = request
-
     def _reply_so_far(self, session_id: str) -> Reply:
         """The reply as an earlier worker left it, or an empty one."""
         parts = tuple(part_from_json(part) for part in self._row.parts or ())
@@ -404,20 +385,24 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             self._session,
             self._sessions,
             tell=self.publish,
-            failed=lambda error: self._audience.failed(error, "warning", during="artifacts"),
+            failed=self._not_kept,
         )
         exchange = ending.exchange
         written = exchange.tool_artifacts if exchange else tool_artifacts(reply.result())
-        request = self._row.request or {}
-        uploaded, began = request.get("uploaded", {}), request.get("began", math.inf)
+        began, uploaded = self._request.began, self._request.uploaded
         within = min(policy.within, self._wiring.timings.stop) if self._stopping else policy.within
         try:
-            async with asyncio.timeout(within) as self._keeping:
-                await attaching.attach(written, began, uploaded)
+            with self._telemetry.span("artifacts"):
+                async with asyncio.timeout(within) as self._keeping:
+                    await attaching.attach(written, began, uploaded)
         except TimeoutError as error:
             self._audience.failed(error, "warning", during="artifacts")
         finally:
             self._keeping = None
+
+    def _not_kept(self, error: Exception) -> None:
+        self._telemetry.not_kept(error)
+        self._audience.failed(error, "warning", during="artifacts")
 
     async def _finalized(self, ending: Ending) -> tuple[MessageT, Any]:
         """Store how the turn ended, with what REST says it answered."""

@@ -8,8 +8,8 @@ so being behind is never an error. ``finished`` is always read from the row, nev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -24,6 +24,8 @@ from opencode_async.brokers.broker import (
 )
 from opencode_async.database import Sessions
 from opencode_async.models import TERMINAL, ConversationT, MessageT
+from opencode_async.observability.events import FollowerDropped, FollowerJoined, FollowerLeft
+from opencode_async.observability.instrumentation import Instrumentation
 from opencode_async.protocol.changes import Finished, Snapshot
 from opencode_async.tables import Tables
 from opencode_async.timings import Timings
@@ -39,6 +41,16 @@ Batches = AsyncGenerator[Sequence[Frame], None]
 async def next_batch(batches: Batches) -> Sequence[Frame] | None:
     """The next frames; ``None`` when there are no more."""
     return await anext(batches, None)
+
+
+@asynccontextmanager
+async def follower(tell: Instrumentation, of: str, key: Any) -> AsyncIterator[None]:
+    """Somebody follows while the block lasts."""
+    tell(FollowerJoined(of=of, id=str(key)))
+    try:
+        yield
+    finally:
+        tell(FollowerLeft(of=of, id=str(key)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +75,10 @@ class Following(Generic[ConversationT, MessageT]):
         besides: Besides,
         broker: EventBroker,
         timings: Timings,
+        instrumentation: Instrumentation,
         name: str,
     ) -> None:
+        self._instrumentation = instrumentation
         self._sessions = sessions
         self._kind = tables.message
         self._besides = besides
@@ -73,6 +87,17 @@ class Following(Generic[ConversationT, MessageT]):
         self._name = name
 
     async def turn(self, key: Any, after: Cursor | None = None, *, whole: bool = False) -> Batches:
+        """What one follower of one turn is told; see ``frames``."""
+        async with (
+            follower(self._instrumentation, "turn", key),
+            aclosing(self.frames(key, after, whole=whole)) as batches,
+        ):
+            async for frames in batches:
+                yield frames
+
+    async def frames(
+        self, key: Any, after: Cursor | None = None, *, whole: bool = False
+    ) -> Batches:
         """The frames of one turn from behind ``after`` until ``finished``, in batches.
 
         ``whole`` begins with a snapshot, also where the cursor would do. Nothing at all comes for a
@@ -100,6 +125,7 @@ class Following(Generic[ConversationT, MessageT]):
                         yield frames
                         at = Cursor(message_id, at.epoch, frames[-1].seq)
                 except CursorExpired:
+                    self._instrumentation(FollowerDropped(message_id=message_id))
                     if not await self._moved(key, at):  # the row will be, in a moment
                         await asyncio.sleep(self._timings.poll)
                     at = None

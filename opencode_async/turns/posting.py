@@ -30,6 +30,7 @@ class Post:
     """What is said, what it asks for, and ``values`` for the host's own columns of both rows.
 
     ``files`` came with it and are in the sandbox; ``prompt`` is what the agent is told then.
+    ``trace`` is that of whoever says it.
     """
 
     text: str
@@ -40,6 +41,7 @@ class Post:
     values: Mapping[str, Any] = field(default_factory=dict)
     prompt: str | None = None
     files: Sequence[UploadedFile] = ()
+    trace: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_model(self.model)
@@ -153,6 +155,7 @@ async def _insert_both(
             agent=post.agent,
             model=post.model,
             uploaded=hashes(post.files),
+            trace=post.trace,
         ),
     )
     db.add(message)

@@ -18,14 +18,18 @@ def prompt_columns(
     agent: str | None = None,
     model: str | None = None,
     uploaded: Mapping[str, str] = MappingProxyType({}),
+    trace: Mapping[str, str],
 ) -> dict[str, Any]:
     """The columns of an assistant row that is to answer ``text``; every call makes other ids.
 
-    ``uploaded`` are the hashes of the files that came with it, by their paths in the sandbox.
+    ``uploaded`` are the hashes of the files that came with it, by their paths in the sandbox;
+    ``trace`` is what a ``Tracer`` goes on with, whichever worker runs the turn.
     """
     request: dict[str, Any] = {"text": clean(text), "agent": agent, "model": model}
     if uploaded:
         request["uploaded"] = dict(uploaded)
+    if trace:
+        request["trace"] = dict(trace)
     return {"prompt_id": new_prompt_id(), "part_ids": [new_part_id()], "request": request}
 
 
