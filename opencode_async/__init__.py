@@ -55,6 +55,8 @@ from opencode_async.errors import (
 )
 from opencode_async.models import ArtifactMixin, AskMixin, ConversationMixin, MessageMixin
 from opencode_async.observability.error_reporter import ErrorReporter
+from opencode_async.observability.instrumentation import Instrumentation
+from opencode_async.observability.tracer import Span, Tracer
 from opencode_async.opencode import Opencode
 from opencode_async.protocol.asks import (
     Ask,
@@ -135,6 +137,7 @@ __all__ = [
     "IdempotencyMismatch",
     "IdleStreamError",
     "Inquiry",
+    "Instrumentation",
     "InvalidReply",
     "LeaseHeld",
     "LeaseLost",
@@ -183,6 +186,7 @@ __all__ = [
     "SessionMoved",
     "SessionNotFoundError",
     "Snapshot",
+    "Span",
     "StaleSessionError",
     "StatusChanged",
     "Tables",
@@ -191,6 +195,7 @@ __all__ = [
     "Todo",
     "TodosChanged",
     "ToolPart",
+    "Tracer",
     "TransactionOpen",
     "Transform",
     "Turn",

@@ -85,7 +85,7 @@ class TurnTelemetry:
                 yield
             except BaseException as error:
                 if not self._finished:
-                    self._given_up(type(error).__name__)
+                    self._given_up(error)
                 raise
             finally:
                 self._end_open()
@@ -243,9 +243,11 @@ class TurnTelemetry:
             )
         )
 
-    def _given_up(self, error: str) -> None:
-        self._span.set({"error": error})
-        self._tell(TurnGivenUp(**self._message, epoch=self._epoch, error=error))
+    def _given_up(self, error: BaseException) -> None:
+        kind = type(error).__name__
+        failed = kind if isinstance(error, Exception) else None  # a shutdown is no failure
+        self._span.set({"status": "given_up", "error": failed})
+        self._tell(TurnGivenUp(**self._message, epoch=self._epoch, error=kind))
 
     def _end_open(self) -> None:
         """End what is under way: this worker sees no more of it."""
