@@ -316,7 +316,7 @@ class FollowerLeft(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class FollowerDropped(Event):
-    """A follower gets a snapshot, for what it has not had is gone: too slow, or a takeover."""
+    """A follower was so slow that what it has not had is gone: it gets a snapshot instead."""
 
     name: ClassVar[str] = "follower.dropped"
     message_id: str

@@ -275,7 +275,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                     span.set({"session_id": session_id, "created": self._session.just_created})
                     if not asked:
                         settings = await self._reached(self._session.settings)
-                        await self._request.decide(settings, self._wiring.tracer.inject())
+                        await self._request.decide(settings, self._telemetry.trace)
         except TimeoutError:
             if not unasked.expired():
                 raise

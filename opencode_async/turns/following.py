@@ -125,8 +125,10 @@ class Following(Generic[ConversationT, MessageT]):
                         yield frames
                         at = Cursor(message_id, at.epoch, frames[-1].seq)
                 except CursorExpired:
-                    self._instrumentation(FollowerDropped(message_id=message_id))
-                    if not await self._moved(key, at):  # the row will be, in a moment
+                    place = await self.place_of(key)
+                    if place is not None and place.cursor.epoch == at.epoch:
+                        self._instrumentation(FollowerDropped(message_id=message_id))
+                    if not moved(place, at):  # the row will be, in a moment
                         await asyncio.sleep(self._timings.poll)
                     at = None
 
@@ -148,7 +150,7 @@ class Following(Generic[ConversationT, MessageT]):
                 async with asyncio.timeout(PATIENCE if feed.live else self._timings.poll):
                     frames = await feed.batch()
             except TimeoutError:
-                if await self._moved(key, at):
+                if moved(await self.place_of(key), at):
                     return
                 continue
             if not frames:
@@ -156,15 +158,15 @@ class Following(Generic[ConversationT, MessageT]):
             yield frames
             at = Cursor(at.message_id, at.epoch, frames[-1].seq)
 
-    async def _moved(self, key: Any, at: Cursor) -> bool:
-        """Whether the row says more than what a follower at that place has."""
-        place = await self.place_of(key)
-        if place is None or place.terminal:
-            return True
-        return place.cursor.epoch != at.epoch or place.cursor.seq > at.seq
-
     async def row(self, key: Any) -> tuple[MessageT, Beside] | None:
         """A message and what stands beside it; ``None`` if there is no such row."""
         async with self._sessions() as db:
             row = await db.get(self._kind, key)
             return None if row is None else (row, await self._besides.of(db, [key]))
+
+
+def moved(place: Place | None, at: Cursor) -> bool:
+    """Whether the row says more than what a follower at that cursor has."""
+    if place is None or place.terminal:
+        return True
+    return place.cursor.epoch != at.epoch or place.cursor.seq > at.seq

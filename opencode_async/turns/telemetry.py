@@ -6,7 +6,7 @@ Most of it is read off what passes through anyway: the changes that followers ar
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -70,6 +70,7 @@ class TurnTelemetry:
         self._posts = 0
         self._prompted = 0.0
         self._began: float | None = None
+        self.trace: Mapping[str, str] = {}  # of the span, for whoever takes the turn over
         self._finished = False
         self._first: Aside | None = None
         self._tools: dict[str, Aside | None] = {}  # by their parts; None once they are at their end
@@ -81,6 +82,7 @@ class TurnTelemetry:
         self._tell(TurnStarted(**self._message, **self._conversation, epoch=self._epoch))
         attributes: Attributes = {**self._message, **self._conversation, "epoch": self._epoch}
         with self._tracer.span("turn", attributes, parent=self._request.trace) as self._span:
+            self.trace = self._tracer.inject()
             try:
                 yield
             except BaseException as error:

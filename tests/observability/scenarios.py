@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,11 @@ class Stage:
     folder: Path
     patch: pytest.MonkeyPatch
     instrumentation: Instrumentation
+    options: dict[str, Any] = field(default_factory=dict)
 
     def app(self, server: Any = None, **options: Any) -> Any:
         told = {"instrumentation": self.instrumentation, "dispatch": nowhere}
-        return host(self.url, server or self.server, **{**told, **options})
+        return host(self.url, server or self.server, **{**told, **self.options, **options})
 
 
 def said(words: str) -> Callable[[dict[str, Any]], bool]:
@@ -72,7 +73,6 @@ async def one_that_is_cancelled(stage: Stage) -> None:
 
 
 async def one_that_is_given_up_and_recovered(stage: Stage) -> None:
-    """A follower stays meanwhile; what it had not had is another worker's then."""
     async with stage.app() as app, a_turn(app, HANGING) as turn:
         running = asyncio.create_task(app.agent.turns.run(turn.id))
         await turn.until(said(SECRET))
@@ -218,6 +218,21 @@ async def one_that_is_told_more_than_it_can_take(stage: Stage) -> None:
         assert row.status == "completed"
 
 
+async def one_whose_follower_is_slow(stage: Stage) -> None:
+    stage.patch.setattr("opencode_async.brokers.memory.RETAINED", 1)
+    async with stage.app(dispatch=None) as app:
+        script = f'SCRIPT:slow {{"n": 12, "delay": 0.1, "secret": "{SECRET}"}}'
+        message = await app.agent.turns.start(await app.conversation(), script)
+        heard = []
+        async with app.agent.turns.follow(message.id) as changes:
+            async for change in changes:
+                heard.append(change.event)
+                if heard.count("part.delta") == 1:
+                    while "tick8" not in (await app.row(message.id)).content:  # noqa: ASYNC110
+                        await asyncio.sleep(0)
+        assert "snapshot" in heard[heard.index("part.delta") :]
+
+
 async def one_of_a_conversation_that_is_followed(stage: Stage) -> None:
     async with stage.app() as app:
         conversation = await app.conversation()
@@ -235,7 +250,7 @@ SCENARIOS: dict[Scenario, set[str]] = {  # with what is told, among others
     a_plain_turn: ANSWERED | {"turn.posted", "follower.joined", "follower.left"},
     one_that_is_cancelled: ANSWERED | {"turn.stopping"},
     one_that_is_given_up_and_recovered: ANSWERED
-    | {"turn.given_up", "turn.recovered", "lease.released", "follower.dropped"},
+    | {"turn.given_up", "turn.recovered", "lease.released"},
     one_whose_lease_another_has_taken: ANSWERED | {"lease.lost", "turn.given_up"},
     two_in_a_row: ANSWERED | {"turn.promoted"},
     one_in_a_session_that_was_forgotten: ANSWERED | {"session.recreated"},
@@ -250,5 +265,6 @@ SCENARIOS: dict[Scenario, set[str]] = {  # with what is told, among others
     one_that_leaves_files: ANSWERED | {"artifact.kept", "artifact.refused"},
     one_whose_stream_is_cut: ANSWERED | {"stream.broken", "stream.connected"},
     one_that_is_told_more_than_it_can_take: EVERY_TURN | {"stream.overflowed"},
+    one_whose_follower_is_slow: ANSWERED | {"follower.dropped"},
     one_of_a_conversation_that_is_followed: ANSWERED | {"follower.joined", "follower.left"},
 }
