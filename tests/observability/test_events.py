@@ -24,6 +24,7 @@ from tests.observability.scenarios import (
     one_that_is_given_up_and_recovered,
 )
 from tests.support.hosts import Reports, host, nowhere
+from tests.support.parts import REPOSITORY
 from tests.turns.ended import run
 
 TABLE = {event.name: event for event in EVENTS}
@@ -66,6 +67,21 @@ async def test_operators_are_told_what_the_table_says(
 
 def test_every_event_of_the_table_is_told_in_some_scenario() -> None:
     assert set().union(*SCENARIOS.values()) == set(TABLE)
+
+
+def table() -> str:
+    """The table as the README has it: of each event its name, its payload, and when it is told."""
+    lines = ["| event | payload | |", "|---|---|---|"]
+    for event in EVENTS:
+        payload = ", ".join(f"`{field.name}`" for field in fields(event))
+        said = " ".join((event.__doc__ or "").split("\n\n")[0].split()).replace("``", "`")
+        lines.append(f"| `{event.name}` | {payload} | {said} |")
+    return "\n".join(lines)
+
+
+def test_the_readme_has_the_table() -> None:
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    assert table() in readme, f"the README's table of events should be:\n{table()}"
 
 
 def test_names_are_unique_and_payloads_fit_beside_what_loggers_call_theirs() -> None:
