@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
 from opencode_async.client.answer import Ending
@@ -28,7 +28,6 @@ from opencode_async.observability.events import (
     TurnGivenUp,
     TurnStarted,
     TurnStopping,
-    Value,
 )
 from opencode_async.observability.instrumentation import Instrumentation
 from opencode_async.observability.tracer import NO_SPAN, Aside, Attributes, Span, Tracer
@@ -64,6 +63,7 @@ class TurnTelemetry:
         self._message: dict[str, Any] = {"message_id": str(key_of(row))}
         self._conversation: dict[str, Any] = {"conversation_id": str(row.conversation_id)}
         self._epoch = row.epoch
+        self._to_stop = row.stop_requested is not None
         self._span: Span = NO_SPAN
         self._reply: Reply | None = None
         self._accepted = False
@@ -80,6 +80,8 @@ class TurnTelemetry:
         """While the block lasts this worker runs the turn."""
         self._began = time.monotonic()
         self._tell(TurnStarted(**self._message, **self._conversation, epoch=self._epoch))
+        if self._to_stop:
+            self.stopping()
         attributes: Attributes = {**self._message, **self._conversation, "epoch": self._epoch}
         with self._tracer.span("turn", attributes, parent=self._request.trace) as self._span:
             self.trace = self._tracer.inject()
@@ -92,11 +94,9 @@ class TurnTelemetry:
             finally:
                 self._end_open()
 
-    @contextmanager
-    def span(self, name: str, **attributes: Value) -> Iterator[Span]:
+    def span(self, name: str) -> AbstractContextManager[Span]:
         """A span of that kind, within the turn's."""
-        with self._tracer.span(name, attributes) as span:
-            yield span
+        return self._tracer.span(name, {})
 
     @contextmanager
     def prompting(self) -> Iterator[None]:

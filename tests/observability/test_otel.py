@@ -134,7 +134,10 @@ async def asked_over_http(agent: Host[Any, Any], watched: Watched, text: str) ->
 
 
 async def test_a_turn_goes_on_with_the_trace_of_the_request_it_was_posted_with(
-    database_url: str, opencode: ScriptedServer, watched: Watched, tmp_path: Path
+    database_url: str,
+    opencode: ScriptedServer,
+    watched: Watched,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def settings_for(conversation: Any) -> TurnSettings:
         return TurnSettings(agent="build", model="scripted/scripted")
@@ -194,6 +197,8 @@ async def test_a_turn_goes_on_with_the_trace_of_the_request_it_was_posted_with(
     prompt, first = below["opencode.prompt"], below["opencode.first_token"]
     assert (first.start_time or 0) <= (prompt.start_time or 0) < (first.end_time or 0)
     said_nothing(watched)
+    # Of a span that is left elsewhere than where it was entered, OpenTelemetry only logs.
+    assert [record for record in caplog.records if record.name.startswith("opentelemetry")] == []
 
 
 def said_nothing(watched: Watched) -> None:
