@@ -155,7 +155,7 @@ class SessionCreated(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class SessionRecreated(Event):
-    """A conversation has another session: OpenCode has forgotten ``stale``, or moved away."""
+    """A conversation has another session: ``stale`` is forgotten, or of another folder."""
 
     name: ClassVar[str] = "session.recreated"
     conversation_id: str
@@ -195,10 +195,7 @@ class PromptReposted(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class ResponseUpstreamError(Event):
-    """The model's provider failed, and is asked again if there is an ``attempt``.
-
-    If there is none the answer has ended so, with ``code`` as the message has it.
-    """
+    """An answer failed upstream: its model is asked again, or it has ended with that ``code``."""
 
     name: ClassVar[str] = "response.upstream_error"
     message_id: str

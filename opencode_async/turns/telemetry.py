@@ -101,6 +101,7 @@ class TurnTelemetry:
     @contextmanager
     def prompting(self) -> Iterator[None]:
         """While the block lasts the prompt is posted for the first time."""
+        self._end_open()  # of a session that was lost meanwhile
         self._prompted = time.monotonic()
         self._first = Aside(self._tracer.span("first_token", {}))
         with self.span("prompt"):
@@ -184,7 +185,6 @@ class TurnTelemetry:
         }
         agent, model = self._request.agent, answered_by(row)
         self._span.set({**about, "response_model": model})
-        took = row.finished_at - row.created_at if row.finished_at is not None else None
         self._tell(
             TurnFinished(
                 **self._message,
@@ -193,7 +193,7 @@ class TurnTelemetry:
                 epoch=self._epoch,
                 agent=agent,
                 model=model or self._request.model,
-                seconds=0.0 if took is None else took.total_seconds(),
+                seconds=seconds_of(row),
                 ran=0.0 if self._began is None else time.monotonic() - self._began,
             )
         )
@@ -262,6 +262,13 @@ class TurnTelemetry:
 def is_open(call: ToolPart) -> bool:
     """Whether the call is yet to come to its end."""
     return call.status in ("pending", "running")
+
+
+def seconds_of(row: MessageMixin) -> float:
+    """How long it took from the row's making to its end, by the database's clock."""
+    if row.finished_at is None:
+        return 0.0
+    return (row.finished_at - row.created_at).total_seconds()
 
 
 def answered_by(row: MessageMixin) -> str | None:
