@@ -80,7 +80,7 @@ async def one_that_is_given_up_and_recovered(stage: Stage) -> None:
         with pytest.raises(asyncio.CancelledError):
             await running
         await app.lose_worker(turn.id, -1)
-        assert await app.agent.turns.recover() == [turn.id]
+        await app.agent.turns.recover()  # unless the agent has just done so itself
         running = asyncio.create_task(app.agent.turns.run(turn.id))
         while (await app.row(turn.id)).epoch < 2:  # noqa: ASYNC110
             await asyncio.sleep(0)

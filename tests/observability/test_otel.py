@@ -40,6 +40,7 @@ from tests.support.hosts import Host, host, nowhere
 from tests.support.proxy import Proxy
 from tests.support.serving import listening, serving
 from tests.turns.asking import a_turn
+from tests.turns.ended import run
 
 TRACE, CALLER = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{CALLER}-01"
@@ -299,6 +300,27 @@ async def test_no_span_holds_what_was_said(
     refused = scenario is one_whose_provider_refuses
     assert turn.status.status_code is (StatusCode.ERROR if refused else StatusCode.UNSET)
     assert (turn.attributes or {}).get("error.type") == ("provider_error" if refused else None)
+
+
+async def test_calls_of_subagents_and_calls_that_fail_are_spans_that_say_so(
+    postgres_database: str, opencode: ScriptedServer, watched: Watched
+) -> None:
+    options = {"dispatch": nowhere, **watched.options}
+    async with host(postgres_database, opencode, **options) as app:
+        for script in (
+            'SCRIPT:task {"prompt": "SCRIPT:bash"}',
+            'SCRIPT:read {"path": "absent.txt"}',
+        ):
+            row, _ = await run(app, await app.conversation(), script)
+            assert row.status == "completed"
+    first, second = watched.turns
+    calls = {name: dict(span.attributes or {}) for name, span in watched.below(first).items()}
+    assert "opencode.subagent.session.id" not in calls["execute_tool task"]
+    assert calls["execute_tool bash"]["opencode.subagent.session.id"].startswith("ses_")
+    ((_, failed),) = [c for c in watched.below(second).items() if c[0].startswith("execute_tool")]
+    assert (failed.attributes or {})["error.type"] == "tool_error"
+    assert failed.status.status_code is StatusCode.ERROR
+    assert second.status.status_code is StatusCode.UNSET
 
 
 async def test_turns_are_counted_by_their_ends_and_measured(
