@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from fastapi import FastAPI
@@ -20,7 +22,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from opencode_async import Access, TurnSettings
 from opencode_async.observability.events import TurnFinished
-from opencode_async.observability.otel import OpenTelemetry
+from opencode_async.observability.otel import Measures, OpenTelemetry
 from opencode_async.testing import ScriptedServer
 from tests.observability.scenarios import (
     BASH,
@@ -37,6 +39,7 @@ from tests.observability.scenarios import (
     said,
 )
 from tests.support.hosts import Host, host, nowhere
+from tests.support.parts import REPOSITORY
 from tests.support.proxy import Proxy
 from tests.support.serving import listening, serving
 from tests.turns.asking import a_turn
@@ -316,7 +319,8 @@ async def test_calls_of_subagents_and_calls_that_fail_are_spans_that_say_so(
     first, second = watched.turns
     calls = {name: dict(span.attributes or {}) for name, span in watched.below(first).items()}
     assert "opencode.subagent.session.id" not in calls["execute_tool task"]
-    assert calls["execute_tool bash"]["opencode.subagent.session.id"].startswith("ses_")
+    child = calls["execute_tool bash"]["opencode.subagent.session.id"]
+    assert str(child).startswith("ses_")
     ((_, failed),) = [c for c in watched.below(second).items() if c[0].startswith("execute_tool")]
     assert (failed.attributes or {})["error.type"] == "tool_error"
     assert failed.status.status_code is StatusCode.ERROR
@@ -397,6 +401,17 @@ async def test_breaks_and_drops_are_counted(
         message = await app.agent.turns.start(await app.conversation(), PLAIN)
         await app.agent.turns.run(message.id)
         assert watched.total("opencode.drops", opencode__of="turn") > 0
+
+
+def test_the_readme_has_every_metric_and_span() -> None:
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    section = readme.partition("## Watching it")[2].partition("An `Instrumentation` is called")[0]
+    named = set(re.findall(r"`((?:opencode|gen_ai)\.[a-z_.]+)`", section))
+    meter = Mock()
+    Measures(meter)
+    made = {call.args[0] for call in meter.method_calls}
+    spans = {"session", "prompt", "first_token", "artifacts", "finalize"}
+    assert named == made | {f"opencode.{name}" for name in spans}
 
 
 def test_the_same_turn_told_twice_is_active_once_at_most(watched: Watched) -> None:
