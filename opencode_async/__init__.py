@@ -57,6 +57,8 @@ from opencode_async.errors import (
 )
 from opencode_async.models import ArtifactMixin, AskMixin, ConversationMixin, MessageMixin
 from opencode_async.observability.error_reporter import ErrorReporter
+from opencode_async.observability.instrumentation import Instrumentation
+from opencode_async.observability.tracer import Span, Tracer
 from opencode_async.opencode import Opencode
 from opencode_async.protocol.asks import (
     Ask,
@@ -138,6 +140,7 @@ __all__ = [
     "IdempotencyMismatch",
     "IdleStreamError",
     "Inquiry",
+    "Instrumentation",
     "InvalidReply",
     "LeaseHeld",
     "LeaseLost",
@@ -188,6 +191,7 @@ __all__ = [
     "SessionMoved",
     "SessionNotFoundError",
     "Snapshot",
+    "Span",
     "StaleSessionError",
     "StatusChanged",
     "Tables",
@@ -197,6 +201,7 @@ __all__ = [
     "TodosChanged",
     "ToolDisplay",
     "ToolPart",
+    "Tracer",
     "TransactionOpen",
     "Transform",
     "Turn",

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 from typing import Any, Generic, Self
 
 from fastapi import APIRouter, Request, Response, params
@@ -23,6 +24,8 @@ from opencode_async.database import Sessions, as_key, is_away, key_of, release, 
 from opencode_async.errors import ConversationNotFound, NotRunning, OpencodeConnectionError
 from opencode_async.models import ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
+from opencode_async.observability.instrumentation import Instrumentation, harmless, log_event
+from opencode_async.observability.tracer import HarmlessTracer, NoTracer, Tracer
 from opencode_async.session import Session
 from opencode_async.settings import SettingsFor, default_settings
 from opencode_async.tables import Tables
@@ -70,7 +73,8 @@ class Opencode(Generic[ConversationT, MessageT]):
       it (``error``, ``budget``). Steps go on meanwhile, and if it raises, which is reported;
     * ``artifacts``: an ``ArtifactPolicy``, where the files that turns produce are kept, and which
       (default, where ``tables`` has a class for them: all, in the folder ``artifacts``);
-    * ``error_reporter``: see ``ErrorReporter``;
+    * ``error_reporter``, ``instrumentation``, ``tracer``: adapters for errors, events and spans
+      (default: errors are logged, events at DEBUG, spans not at all);
     * ``broker``: an ``EventBroker``, which says how far followers hear a turn live (default: within
       this process; elsewhere they read the row);
     * ``timings``: see ``Timings``.
@@ -90,6 +94,8 @@ class Opencode(Generic[ConversationT, MessageT]):
         on_turn_finished: OnTurnFinished | None = None,
         may_spend: MaySpend[ConversationT] | None = None,
         error_reporter: ErrorReporter = log_error,
+        instrumentation: Instrumentation = log_event,
+        tracer: Tracer | None = None,
         decide: Decide | None = None,
         artifacts: ArtifactPolicy | None = None,
         broker: EventBroker | None = None,
@@ -103,6 +109,8 @@ class Opencode(Generic[ConversationT, MessageT]):
         self.routers: list[APIRouter] = []
         self.error_reporter = guarded(error_reporter)
         self.server = as_server(server)
+        self._instrumentation = harmless(instrumentation, self.error_reporter)
+        self._tracer = HarmlessTracer(tracer or NoTracer(), self.error_reporter)
         self._settings_for = settings_for
         self._client_for = client_for
         self._dispatch = dispatch
@@ -132,7 +140,7 @@ class Opencode(Generic[ConversationT, MessageT]):
 
     async def _start(self, *, recovering: bool) -> None:
         async with AsyncExitStack() as stack:
-            pool = ClientPool(self.server, self.error_reporter)
+            pool = ClientPool(self.server, self.error_reporter, self._instrumentation)
             self._pool = await stack.enter_async_context(pool)
             self._client = await self._pool.client(self.server)
             if self.artifacts is not None:
@@ -150,7 +158,7 @@ class Opencode(Generic[ConversationT, MessageT]):
 
     @asynccontextmanager
     async def passive(self) -> AsyncIterator[Self]:
-        """Like ``async with agent``, but only what it is told to run: it looks for no lost turns."""
+        """Like ``async with agent``, but it looks for no lost turns: it runs what it is told to."""
         await self._start(recovering=False)
         try:
             yield self
@@ -189,6 +197,8 @@ class Opencode(Generic[ConversationT, MessageT]):
             dispatch=dispatch,
             timings=self.timings,
             report=self.error_reporter,
+            instrumentation=self._instrumentation,
+            tracer=self._tracer,
             name=self.name,
         )
 
@@ -230,6 +240,7 @@ class Opencode(Generic[ConversationT, MessageT]):
             client=self.client if self._client_for is None else self._client_of,
             settings_for=self._settings_for,
             error_reporter=self.error_reporter,
+            instrumentation=self._instrumentation,
         )
 
     async def turn(
@@ -347,8 +358,10 @@ class Opencode(Generic[ConversationT, MessageT]):
             observer_factory=self._observer_factory,
             on_turn_finished=self._on_turn_finished,
             may_spend=self._may_spend,
-            promoted=self.turns.dispatch,
+            promoted=partial(self.turns.promoted, after=key_of(message)),
             error_reporter=self.error_reporter,
+            instrumentation=self._instrumentation,
+            tracer=self._tracer,
             timings=self.timings,
             name=self.name,
             asks=self.tables.ask,

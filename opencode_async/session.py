@@ -29,6 +29,12 @@ from opencode_async.errors import (
 )
 from opencode_async.models import ConversationT, new_sandbox_key
 from opencode_async.observability.error_reporter import ErrorReporter, log_error
+from opencode_async.observability.events import (
+    SessionCreated,
+    SessionDiscarded,
+    SessionRecreated,
+)
+from opencode_async.observability.instrumentation import Instrumentation, harmless, log_event
 from opencode_async.protocol.permissions import Permissions, Rule
 from opencode_async.protocol.session_rules import handed_down, has_leftovers, missing
 from opencode_async.settings import SettingsFor, TurnSettings, default_settings
@@ -57,12 +63,14 @@ class Session(Generic[ConversationT]):
         client: OpencodeClient | ClientOf[ConversationT],
         settings_for: SettingsFor[ConversationT] = default_settings,
         error_reporter: ErrorReporter = log_error,
+        instrumentation: Instrumentation = log_event,
     ) -> None:
         self.db = db
         self.conversation = conversation
         self.conversation_id = key_of(conversation)
         self.error_reporter = error_reporter
         self.just_created = False
+        self._instrumentation = harmless(instrumentation, error_reporter)
         self._client = client
         self._session_id: str | None = None
         self._directory: str | None = None
@@ -243,6 +251,11 @@ class Session(Generic[ConversationT]):
         stored = self._store(session_id, instead_of, directory=self._directory)
         self.just_created = await self._finally(stored)
         if self.just_created:
+            about = {"conversation_id": str(self.conversation_id), "session_id": session_id}
+            if instead_of is None:
+                self._instrumentation(SessionCreated(**about))
+            else:
+                self._instrumentation(SessionRecreated(**about, stale=instead_of))
             return session_id
         await self._discard(client, session_id)
         return None
@@ -268,6 +281,9 @@ class Session(Generic[ConversationT]):
 
     async def _discard(self, client: OpencodeClient, session_id: str) -> None:
         """Delete the session of a caller that came too late."""
+        self._instrumentation(
+            SessionDiscarded(conversation_id=str(self.conversation_id), session_id=session_id)
+        )
         try:
             await client.delete_session(session_id)
         except OpencodeError as error:

@@ -76,6 +76,13 @@ async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncI
             yield url
 
 
+@pytest.fixture
+async def postgres_database(postgres_url: str) -> AsyncIterator[str]:
+    """An empty database of PostgreSQL's, for tests that are about something else."""
+    async with new_database(postgres_url) as url:
+        yield url
+
+
 @pytest.fixture(scope="session")
 def chromium() -> Path:
     """The Chromium executable, for Playwright's ``executable_path``."""

@@ -9,7 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+import sentry_sdk
+import structlog
 from fastapi import FastAPI
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from sentry_sdk.envelope import Envelope
+from sentry_sdk.transport import Transport
 
 from opencode_async import Artifact, MessageMixin, Permission, ReasoningPart, Server, ToolPart
 from opencode_async.testing import ScriptedServer
@@ -18,6 +26,7 @@ from tests.support.serving import listening, serving
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 BLOCKS = dict(re.findall(r"<!-- (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
+PROMPT = "Sesame."
 SERVER = '"http://localhost:4096"'
 DATABASE = 'create_async_engine("postgresql+asyncpg://localhost/app")'
 
@@ -46,6 +55,7 @@ def test_every_python_block_is_known_here() -> None:
     assert set(BLOCKS) == {
         *("quickstart", "turn", "turns", "settings", "asks", "tenants"),
         *("show", "display", "script", "testing", "errors", "files"),
+        *("structlog", "sentry", "otel"),
     }
     assert README.count("```python") == len(BLOCKS)
 
@@ -123,3 +133,73 @@ async def test_the_blocks_for_python_run_in_turn(
         server.check_inside(Server("http://localhost:4096", directory="/srv/agents"))
     await names["engine"].dispose()
     assert "You said: And now the tests." in capsys.readouterr().out
+
+
+async def watched(code: str, url: str, server: ScriptedServer) -> str:
+    """Run a turn, and one that fails, on the agent of a recipe; the message's id."""
+    names = quickstart(url, server)
+    async with names["engine"].begin() as connection:
+        await connection.run_sync(names["Base"].metadata.create_all)
+    await execute(code.replace(SERVER, "server"), names)
+    async with names["agent"] as agent, agent.sessionmaker() as db:
+        conversation = names["Conversation"](user_id=1)
+        db.add(conversation)
+        await db.commit()
+        message = await agent.turns.start(conversation.id, f"SCRIPT:text {PROMPT}")
+        await agent.turns.run(message.id)
+        prompt = PROMPT  # in a frame of the error, as it is in the library's
+        try:
+            raise LookupError(len(prompt))
+        except LookupError as error:
+            context = {"during": "a test", "message_id": str(message.id)}
+            agent.error_reporter(error, severity="warning", context=context)
+    await names["engine"].dispose()
+    return str(message.id)
+
+
+async def test_the_recipe_for_structlog(database_url: str, opencode: ScriptedServer) -> None:
+    with structlog.testing.capture_logs() as logs:
+        message_id = await watched(BLOCKS["structlog"], database_url, opencode)
+    finished = next(entry for entry in logs if entry["event"] == "turn.finished")
+    assert (finished["message_id"], finished["status"]) == (message_id, "completed")
+    (failed,) = [entry for entry in logs if entry["event"] == "opencode"]
+    assert (failed["log_level"], failed["during"]) == ("warning", "a test")
+    assert isinstance(failed["exc_info"], LookupError)
+    assert PROMPT not in str(logs)
+
+
+async def test_the_recipe_for_sentry(database_url: str, opencode: ScriptedServer) -> None:
+    sent: list[Any] = []
+
+    class Kept(Transport):
+        def capture_envelope(self, envelope: Envelope) -> None:
+            sent.append(envelope.get_event())
+
+    sentry_sdk.init(
+        dsn="http://key@127.0.0.1:9/1",
+        transport=Kept,
+        default_integrations=False,
+        include_local_variables=False,
+    )
+    try:
+        message_id = await watched(BLOCKS["sentry"], database_url, opencode)
+    finally:
+        sentry_sdk.get_client().close()
+        sentry_sdk.get_global_scope().set_client(None)
+    (event,) = sent
+    assert (event["level"], event["tags"]["message_id"]) == ("warning", message_id)
+    crumbs = {crumb["category"]: crumb["data"] for crumb in event["breadcrumbs"]["values"]}
+    assert crumbs["turn.finished"]["message_id"] == message_id
+    assert PROMPT not in str(sent)
+
+
+async def test_the_recipe_for_opentelemetry(
+    database_url: str, opencode: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exporter, tracers = InMemorySpanExporter(), TracerProvider()
+    tracers.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", tracers)
+    message_id = await watched(BLOCKS["otel"], database_url, opencode)
+    turns = [s for s in exporter.get_finished_spans() if s.name.startswith("invoke_agent")]
+    assert [(s.attributes or {})["opencode.message.id"] for s in turns] == [message_id]
+    tracers.shutdown()

@@ -20,6 +20,7 @@ from opencode_async.errors import (
     SessionNotFoundError,
 )
 from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
+from opencode_async.observability.instrumentation import Instrumentation, harmless, log_event
 from opencode_async.protocol.asks import (
     NOBODY,
     PERMISSION,
@@ -62,9 +63,16 @@ class OpencodeClient:
     connects nothing yet; it raises ``UnprotectedServer``.
     """
 
-    def __init__(self, server: str | Server, *, error_reporter: ErrorReporter = log_error) -> None:
+    def __init__(
+        self,
+        server: str | Server,
+        *,
+        error_reporter: ErrorReporter = log_error,
+        instrumentation: Instrumentation = log_event,
+    ) -> None:
         self.server = as_server(server)
         self.error_reporter = guarded(error_reporter)
+        self._instrumentation = harmless(instrumentation, self.error_reporter)
         self._http: HttpConnection | None = None
         self._hub: EventHub | None = None
         self._paths: Paths | None = None
@@ -76,7 +84,13 @@ class OpencodeClient:
             http = HttpConnection(self.server)
             stack.push_async_callback(http.aclose)
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
-            hub = EventHub(lambda: http.events("/event"), tasks, self.error_reporter)
+            hub = EventHub(
+                lambda: http.events("/event"),
+                tasks,
+                self.error_reporter,
+                self._instrumentation,
+                server=self.server.url,
+            )
             stack.callback(hub.close)
             self._http, self._hub, self._stack = http, hub, stack.pop_all()
         return self

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 from opencode_async.errors import OpencodeConnectionError, OpencodeError, OpencodeTimeoutError
 from opencode_async.observability.error_reporter import ErrorReporter
+from opencode_async.observability.events import StreamBroken, StreamConnected, StreamOverflowed
+from opencode_async.observability.instrumentation import Instrumentation
 from opencode_async.protocol.events import (
     Event,
     ServerConnected,
@@ -71,22 +73,40 @@ class Subscription:
         batch, self._pending = self._pending, []
         return batch
 
-    def put(self, item: Item) -> None:
-        """Hand over one item; a reader that lags too far behind gets a ``Gap`` instead."""
-        if len(self._pending) >= MOST_PENDING:
+    def put(self, item: Item) -> bool:
+        """Hand over one item; a reader that lags too far behind gets a ``Gap`` instead.
+
+        Whether there was room for what it was to read before.
+        """
+        room = len(self._pending) < MOST_PENDING
+        if not room:
             # What the owner put in is not the server's to repeat.
             self._pending = [Gap(), *(i for i in self._pending if isinstance(i, Nudge))]
         self._pending.append(item)
         self._arrived.set()
+        return room
 
 
 class EventHub:
-    """See the module. ``malformed`` counts the frames that could not be read."""
+    """See the module. ``malformed`` counts the frames that could not be read.
+
+    ``server`` is what operators know it by: its URL.
+    """
 
     def __init__(
-        self, open_stream: OpenStream, tasks: asyncio.TaskGroup, report: ErrorReporter
+        self,
+        open_stream: OpenStream,
+        tasks: asyncio.TaskGroup,
+        report: ErrorReporter,
+        instrumentation: Instrumentation,
+        *,
+        server: str,
     ) -> None:
         self.malformed = 0
+        self._instrumentation = instrumentation
+        self._server = server
+        self._failures = 0  # to connect, or to stay connected, since it last stood
+        self._stood = False
         self._open_stream = open_stream
         self._tasks = tasks
         self._report = report
@@ -153,13 +173,12 @@ class EventHub:
         return attempt
 
     async def _read(self) -> None:
-        failures = 0
+        self._failures, self._stood = 0, False
         while True:
             try:
                 async with asyncio.timeout(FIRST_FRAME) as patience, self._open_stream() as frames:
                     async for data in frames:
                         if self._receive(data):
-                            failures = 0
                             patience.reschedule(None)
                 raise OpencodeConnectionError("GET /event: the server closed the stream")
             except OpencodeError as error:
@@ -171,9 +190,16 @@ class EventHub:
                 broken = OpencodeConnectionError(f"event hub: {type(error).__name__}")
             if self._reader is not asyncio.current_task():
                 return  # closed, and an error in closing the connection hid the cancellation
+            self._failures += 1
+            self._instrumentation(
+                StreamBroken(
+                    server=self._server,
+                    sessions=len(self._subscriptions),
+                    error=type(broken).__name__,
+                )
+            )
             self._disconnected(broken)
-            failures += 1
-            await self._back_off(failures)
+            await self._back_off(self._failures)
 
     def _receive(self, data: str) -> bool:
         """Take in one frame; whether it was the first of a connection."""
@@ -193,11 +219,17 @@ class EventHub:
                 for subscription in tuple(self._subscriptions.get(subagent.parent_id, ())):
                     self.adopt(subscription, session_id)
         for subscription in self._subscriptions.get(event.session_id, ()):
-            subscription.put(event)
+            if not subscription.put(event):
+                lost = StreamOverflowed(server=self._server, session_id=event.session_id)
+                self._instrumentation(lost)
         return False
 
     def _now_connected(self) -> None:
         self._connected = True
+        self._instrumentation(
+            StreamConnected(server=self._server, reconnected=self._stood, failures=self._failures)
+        )
+        self._failures, self._stood = 0, True
         if not self._attempt.done():
             self._attempt.set_result(None)
         # To one that joined while connecting this gap is of nothing; it costs one look-up.

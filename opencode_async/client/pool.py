@@ -10,6 +10,7 @@ from opencode_async.client.client import OpencodeClient
 from opencode_async.client.server import Server
 from opencode_async.errors import NotRunning
 from opencode_async.observability.error_reporter import ErrorReporter
+from opencode_async.observability.instrumentation import Instrumentation, log_event
 
 
 class ClientPool:
@@ -18,9 +19,12 @@ class ClientPool:
     ``root`` is the agent's own server: where it has a directory, every other's is below.
     """
 
-    def __init__(self, root: Server, report: ErrorReporter) -> None:
+    def __init__(
+        self, root: Server, report: ErrorReporter, instrumentation: Instrumentation = log_event
+    ) -> None:
         self._root = root
         self._report = report
+        self._instrumentation = instrumentation
         self._clients: dict[Server, asyncio.Future[OpencodeClient]] = {}
         self._closing = asyncio.Event()
         self._tasks = asyncio.TaskGroup()
@@ -53,7 +57,9 @@ class ClientPool:
 
     async def _keep_open(self, server: Server, opened: asyncio.Future[OpencodeClient]) -> None:
         try:
-            async with OpencodeClient(server, error_reporter=self._report) as client:
+            async with OpencodeClient(
+                server, error_reporter=self._report, instrumentation=self._instrumentation
+            ) as client:
                 opened.set_result(client)
                 await self._closing.wait()
         except Exception as error:

@@ -36,7 +36,7 @@ from opencode_async.turns.asks import (
     OPEN,
     is_public,
 )
-from opencode_async.turns.deciding import Deciding
+from opencode_async.turns.deciding import RULES, Deciding
 from opencode_async.turns.message import ask_json
 from opencode_async.turns.snapshots import happens
 
@@ -141,6 +141,7 @@ class Asking:
         try:
             if (ruled := self._deciding.ruled(ask)) is not None:
                 await self._reply(ask, ruled)
+                self._deciding.decided(ask, RULES)
                 return
             reply, by = None, None
             if decided := await self._deciding.reply_to(ask):
@@ -151,6 +152,8 @@ class Asking:
             if row is None:
                 return
             self._seen_open.add(ask.id)
+            if by is not None:
+                self._deciding.decided(ask, by)
             if row.status == OPEN:
                 await self._tell([ASKED[kind_of(ask)](ask_json(row))])
             self.heed()

@@ -14,8 +14,10 @@ from opencode_async.database import Sessions, key_of
 from opencode_async.errors import LeaseLost
 from opencode_async.models import MessageT
 from opencode_async.observability.error_reporter import ErrorReporter, Severity
-from opencode_async.protocol.changes import PartAdded, ReplyChange, RowChange, Snapshot
-from opencode_async.protocol.parts import Part
+from opencode_async.observability.instrumentation import Instrumentation
+from opencode_async.observability.tracer import Tracer
+from opencode_async.protocol.changes import ReplyChange, RowChange, Snapshot
+from opencode_async.protocol.parts import Part, part_from_json
 from opencode_async.protocol.reply import Reply
 from opencode_async.timings import Timings
 from opencode_async.turns.asks import Decide
@@ -41,6 +43,8 @@ class Wiring(Generic[MessageT]):
     may_spend: MaySpend[Any] | None
     promoted: Callable[[Any], Awaitable[None]] | None
     report: ErrorReporter
+    instrumentation: Instrumentation
+    tracer: Tracer
     timings: Timings
     name: str
     besides: Besides
@@ -64,6 +68,7 @@ class Audience(Generic[MessageT]):
         self._wiring = wiring
         self._sessions = sessions
         self._name = str(key_of(row))
+        self._stored: tuple[Part, ...] = ()  # what an earlier worker has left
         self._publisher = FramePublisher(
             wiring.broker, wiring.name, self._name, row.epoch, wiring.report
         )
@@ -79,11 +84,13 @@ class Audience(Generic[MessageT]):
             return
         try:
             observer = self._wiring.observer_factory(self._row)
+            self._stored = tuple(part_from_json(part) for part in self._row.parts or ())
         except Exception as error:
             self.failed(error, "error", during="observer_factory")
             return
         self._observer = ObserverFeed(observer, self._part, self._wiring.report)
         self._observer.start(tasks)
+        self._observer.reset(len(self._stored))
 
     @asynccontextmanager
     async def growing(
@@ -106,10 +113,8 @@ class Audience(Generic[MessageT]):
             await asyncio.wait([writing])
 
     def begin(self, reply: Reply) -> None:
-        """From now on this is the reply; what it holds already was said by an earlier worker."""
+        """From now on this is the reply; what it holds already is what the row held."""
         self.reply = reply
-        if self._observer is not None:
-            self._observer.take(PartAdded(i, part) for i, part in enumerate(reply.result()))
 
     async def publish(
         self,
@@ -187,6 +192,4 @@ class Audience(Generic[MessageT]):
             self._observer.reset(len(row.parts or ()))
 
     def _part(self, index: int) -> Part:
-        if self.reply is None:
-            raise IndexError(index)
-        return self.reply.part(index)
+        return self._stored[index] if self.reply is None else self.reply.part(index)

@@ -50,6 +50,7 @@ from opencode_async.turns.message import TurnResult, ledger_of, reply_columns
 from opencode_async.turns.request import TurnRequest
 from opencode_async.turns.snapshots import happens
 from opencode_async.turns.spending import Spending, left_of
+from opencode_async.turns.telemetry import TurnTelemetry
 
 UNREACHABLE = "The agent's server could not be reached."
 RETRY = 0.3  # s between two attempts to reach a server
@@ -91,6 +92,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             check_lease=self._check_lease,
             failed=partial(self._audience.failed, severity="warning", during="seeding"),
         )
+        self._telemetry = TurnTelemetry(row, self._request, wiring.instrumentation, wiring.tracer)
         self._left = math.inf
         self._subscription: Subscription | None = None
         self._stopping = row.stop_requested is not None
@@ -103,6 +105,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         """The row's ``stop_requested`` is set: abort."""
         if not self._stopping:
             self._stopping = True
+            self._telemetry.stopping()
             self._spending.close()
             if self._subscription is not None:
                 self._subscription.put(Nudge())
@@ -114,14 +117,16 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
 
     async def run(self) -> MessageT:
         """Run the turn to its terminal row. Raises ``LeaseLost`` and what the database raises."""
-        async with self._keeping_the_lease() as tasks:
+        async with self._telemetry.running(), self._keeping_the_lease() as tasks:
             self._audience.observe(tasks)
             try:
                 ending = await self._ending(tasks)
+                self._telemetry.ended(ending)
                 if self._asking is not None:
                     await self._asking.end()
                 await self._attach(ending)
-                self._row, following = await self._finalized(ending)
+                with self._telemetry.span("finalize"):
+                    self._row, following = await self._finalized(ending)
             finally:
                 await self._audience.end()
             await self._call_next(following)
@@ -155,6 +160,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
 
     async def publish(self, changes: Sequence[ReplyChange | RowChange] | None) -> None:
         """See ``Owner``. Raises ``LeaseLost``: a worker that slept may own the turn no more."""
+        self._telemetry.heard(changes or ())
         await self._audience.publish(changes, self._check_lease)
         if changes is None or any(isinstance(change, UsageChanged) for change in changes):
             self._ask_host()
@@ -166,7 +172,10 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         await self._spending.settled()
         body = await self._unless_stopped(self._request.body)
         await self._renewed()
-        return None if self._stopping else body
+        if self._stopping or body is None:
+            return None
+        self._telemetry.posting()
+        return body
 
     async def stop(self, reason: str) -> None:
         """See ``Owner``: stored before anything is aborted, and only if nothing else stops it."""
@@ -197,6 +206,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
 
     async def _tell_host(self) -> None:
         """Tell of a turn that is stored as terminal; then nobody need be told any more."""
+        self._telemetry.finished(self._row)
         await self._audience.finish(TurnResult.of(self._row))
         await self._lease.told()
 
@@ -267,10 +277,12 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         return await (self._ready() if asked else self._unless_stopped(self._ready))
 
     async def _ready(self) -> str:
-        client = await self._reached(self._session.find_client)
-        await self._reached(client.version)
-        session_id = await self._reached(self._session.ensure)
-        await self._reached(self._request.decide)
+        with self._telemetry.span("session") as span:
+            client = await self._reached(self._session.find_client)
+            await self._reached(client.version)
+            session_id = await self._reached(self._session.ensure)
+            span.set({"session_id": session_id, "created": self._session.just_created})
+            await self._reached(partial(self._request.decide, self._telemetry.trace))
         return session_id
 
     async def _unless_stopped(self, get: Callable[[], Awaitable[Answered]]) -> Answered | None:
@@ -290,6 +302,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
     async def _answered_in(self, session_id: str, reply: Reply, anew: bool) -> Ending:
         request = self._request
         self._audience.begin(reply)
+        self._telemetry.answering(reply, anew=anew)
         await self._reached(self._session.check_directory)
         client, limits = self._session.client, request.limits
         if request.conversation_budget is not None:
@@ -317,8 +330,11 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
                 rules = request.permissions, request.agent
                 await self._reached(partial(self._session.permit, session_id, *rules))
                 self._ask_host()
-                if anew and not await answer.post():
-                    return Ending(STOPPED, None)
+                if anew:
+                    with self._telemetry.prompting():
+                        posted = await answer.post()
+                    if not posted:
+                        return Ending(STOPPED, None)
                 return await answer.listen(resumed=not anew)
         finally:
             self._subscription = None
@@ -331,7 +347,8 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             self._request.permissions,
             self._wiring.decide,
             self._session.row,
-            lambda error: self._audience.failed(error, "warning", during="an ask"),
+            decided=self._telemetry.decided,
+            failed=lambda error: self._audience.failed(error, "warning", during="an ask"),
         )
         if kind is None:
             return Refusing(client, deciding)
@@ -382,18 +399,24 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             self._session,
             self._sessions,
             tell=self.publish,
-            failed=lambda error: self._audience.failed(error, "warning", during="artifacts"),
+            failed=self._not_kept,
         )
         exchange = ending.exchange
         written = exchange.tool_artifacts if exchange else tool_artifacts(reply.result())
+        began, uploaded = self._request.began, self._request.uploaded
         within = min(policy.within, self._wiring.timings.stop) if self._stopping else policy.within
         try:
-            async with asyncio.timeout(within) as self._keeping:
-                await attaching.attach(written, self._request.began, self._request.uploaded)
+            with self._telemetry.span("artifacts"):
+                async with asyncio.timeout(within) as self._keeping:
+                    await attaching.attach(written, began, uploaded)
         except TimeoutError as error:
             self._audience.failed(error, "warning", during="artifacts")
         finally:
             self._keeping = None
+
+    def _not_kept(self, error: Exception) -> None:
+        self._telemetry.not_kept(error)
+        self._audience.failed(error, "warning", during="artifacts")
 
     async def _finalized(self, ending: Ending) -> tuple[MessageT, Any]:
         """Store how the turn ended, with what REST says it answered."""

@@ -11,9 +11,11 @@ from opencode_async.errors import NotFoundError
 from opencode_async.protocol.asks import Ask, kind_of, ruled
 from opencode_async.protocol.events import AskAnswered
 from opencode_async.protocol.permissions import Permissions
-from opencode_async.turns.asks import Decide
+from opencode_async.turns.asks import DECIDED, Decide
 
 DECIDE = 60.0  # s a host's hook may take; then a person is asked
+# What an ask is decided by that is not a person's, beside what ``answered_by`` says.
+RULES, NOBODY = "rules", "nobody"
 LAST = 5.0  # s that what is under way may take once the turn is over
 
 
@@ -26,8 +28,11 @@ class Deciding:
         permissions: Permissions,
         decide: Decide | None,
         conversation: Callable[[], Awaitable[Any]],
+        *,
+        decided: Callable[[Ask, str], None],
         failed: Callable[[BaseException], None],
     ) -> None:
+        self.decided = decided
         self.failed = failed
         self._group = tasks
         self._permissions = permissions
@@ -98,11 +103,15 @@ class Refusing:
 
     async def _reply(self, ask: Ask) -> None:
         try:
-            reply = self._deciding.ruled(ask) or await self._deciding.reply_to(ask)
+            by = RULES
+            if (reply := self._deciding.ruled(ask)) is None:
+                by, reply = DECIDED, await self._deciding.reply_to(ask)
             if reply is None:
+                by = NOBODY
                 await self._client.dismiss(ask)
             else:
                 await self._client.reply(ask.id, kind_of(ask), reply)
+            self._deciding.decided(ask, by)
         except NotFoundError:
             pass  # its turn was over first
         except Exception as error:

@@ -8,8 +8,8 @@ so being behind is never an error. ``finished`` is always read from the row, nev
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -24,6 +24,8 @@ from opencode_async.brokers.broker import (
 )
 from opencode_async.database import Sessions
 from opencode_async.models import TERMINAL, ConversationT, MessageT
+from opencode_async.observability.events import FollowerDropped, FollowerJoined, FollowerLeft
+from opencode_async.observability.instrumentation import Instrumentation
 from opencode_async.protocol.changes import Finished, Snapshot
 from opencode_async.tables import Tables
 from opencode_async.timings import Timings
@@ -39,6 +41,16 @@ Batches = AsyncGenerator[Sequence[Frame], None]
 async def next_batch(batches: Batches) -> Sequence[Frame] | None:
     """The next frames; ``None`` when there are no more."""
     return await anext(batches, None)
+
+
+@asynccontextmanager
+async def follower(tell: Instrumentation, of: str, key: Any) -> AsyncIterator[None]:
+    """Somebody follows while the block lasts."""
+    tell(FollowerJoined(of=of, id=str(key)))
+    try:
+        yield
+    finally:
+        tell(FollowerLeft(of=of, id=str(key)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +75,10 @@ class Following(Generic[ConversationT, MessageT]):
         besides: Besides,
         broker: EventBroker,
         timings: Timings,
+        instrumentation: Instrumentation,
         name: str,
     ) -> None:
+        self._instrumentation = instrumentation
         self._sessions = sessions
         self._kind = tables.message
         self._besides = besides
@@ -73,6 +87,17 @@ class Following(Generic[ConversationT, MessageT]):
         self._name = name
 
     async def turn(self, key: Any, after: Cursor | None = None, *, whole: bool = False) -> Batches:
+        """What one follower of one turn is told; see ``frames``."""
+        async with (
+            follower(self._instrumentation, "turn", key),
+            aclosing(self.frames(key, after, whole=whole)) as batches,
+        ):
+            async for frames in batches:
+                yield frames
+
+    async def frames(
+        self, key: Any, after: Cursor | None = None, *, whole: bool = False
+    ) -> Batches:
         """The frames of one turn from behind ``after`` until ``finished``, in batches.
 
         ``whole`` begins with a snapshot, also where the cursor would do. Nothing at all comes for a
@@ -100,7 +125,10 @@ class Following(Generic[ConversationT, MessageT]):
                         yield frames
                         at = Cursor(message_id, at.epoch, frames[-1].seq)
                 except CursorExpired:
-                    if not await self._moved(key, at):  # the row will be, in a moment
+                    place = await self.place_of(key)
+                    if place is not None and place.cursor.epoch == at.epoch:
+                        self._instrumentation(FollowerDropped(message_id=message_id))
+                    if not moved(place, at):  # the row will be, in a moment
                         await asyncio.sleep(self._timings.poll)
                     at = None
 
@@ -122,7 +150,7 @@ class Following(Generic[ConversationT, MessageT]):
                 async with asyncio.timeout(PATIENCE if feed.live else self._timings.poll):
                     frames = await feed.batch()
             except TimeoutError:
-                if await self._moved(key, at):
+                if moved(await self.place_of(key), at):
                     return
                 continue
             if not frames:
@@ -130,15 +158,15 @@ class Following(Generic[ConversationT, MessageT]):
             yield frames
             at = Cursor(at.message_id, at.epoch, frames[-1].seq)
 
-    async def _moved(self, key: Any, at: Cursor) -> bool:
-        """Whether the row says more than what a follower at that place has."""
-        place = await self.place_of(key)
-        if place is None or place.terminal:
-            return True
-        return place.cursor.epoch != at.epoch or place.cursor.seq > at.seq
-
     async def row(self, key: Any) -> tuple[MessageT, Beside] | None:
         """A message and what stands beside it; ``None`` if there is no such row."""
         async with self._sessions() as db:
             row = await db.get(self._kind, key)
             return None if row is None else (row, await self._besides.of(db, [key]))
+
+
+def moved(place: Place | None, at: Cursor) -> bool:
+    """Whether the row says more than what a follower at that cursor has."""
+    if place is None or place.terminal:
+        return True
+    return place.cursor.epoch != at.epoch or place.cursor.seq > at.seq

@@ -18,11 +18,12 @@ from sqlalchemy import func, select
 from opencode_async.brokers.broker import EventBroker, Feed, Frame, conversation_topic
 from opencode_async.database import Sessions, parsed_key
 from opencode_async.models import LIVE, QUEUED, TERMINAL, ConversationT, MessageT
+from opencode_async.observability.instrumentation import Instrumentation
 from opencode_async.protocol.changes import Finished, MessageAdded
 from opencode_async.tables import Tables
 from opencode_async.timings import Timings
 from opencode_async.turns.beside import NOTHING, Beside, Besides
-from opencode_async.turns.following import Batches, Following, next_batch
+from opencode_async.turns.following import Batches, Following, follower, next_batch
 from opencode_async.turns.frames import Cursor, row_frame
 from opencode_async.turns.queue import busy
 
@@ -48,8 +49,10 @@ class ConversationFollowing(Generic[ConversationT, MessageT]):
         besides: Besides,
         broker: EventBroker,
         timings: Timings,
+        instrumentation: Instrumentation,
         name: str,
     ) -> None:
+        self._instrumentation = instrumentation
         self._turns = turns
         self._sessions = sessions
         self._conversations = tables.conversation
@@ -90,7 +93,10 @@ class ConversationFollowing(Generic[ConversationT, MessageT]):
         stream = _Stream(self, conversation_id, first)
         if after is not None:
             stream.announced.add(after.message_id)
-        async with self._broker.follow(topic, 0, 0) as news:
+        async with (
+            follower(self._instrumentation, "conversation", conversation_id),
+            self._broker.follow(topic, 0, 0) as news,
+        ):
             while (entries := await self.entries(conversation_id, stream.position)) is not None:
                 head = stream.head_of(entries)
                 async for frames in stream.of_those_behind(entries):
@@ -100,7 +106,7 @@ class ConversationFollowing(Generic[ConversationT, MessageT]):
                     continue
                 resumed = after if after and after.message_id == str(head.key) else None
                 after = None
-                turn = self._turns.turn(head.key, resumed, whole=whole)
+                turn = self._turns.frames(head.key, resumed, whole=whole)
                 async with aclosing(stream.of_the_head(turn, news)) as batches:
                     async for frames in batches:
                         yield frames

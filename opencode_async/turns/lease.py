@@ -102,15 +102,16 @@ class Lease(Generic[MessageT]):
         pending = self._owned().where(self._kind.status == PENDING)
         return await self._written(pending.values(dict(values)))
 
-    async def release(self) -> None:
+    async def release(self) -> bool:
         """Give the lease back, to be claimed at once: the turn, or the telling of its host.
 
-        Harmless once the lease is lost, or its host was told.
+        Whether there was one to give back: not once it is lost, or the host was told.
         """
         async with self._sessions.begin() as db:
             # An expiry says of a terminal row that its host is yet to be told.
             until = case((self._kind.status == PENDING, None), else_=database_time())
-            await db.execute(self._owned().values({"lease_owner": None, "lease_expires_at": until}))
+            given = self._owned().values({"lease_owner": None, "lease_expires_at": until})
+            return (await db.execute(given.returning(self._kind.id))).first() is not None
 
     async def told(self) -> None:
         """The turn's host was told how it ended: nobody need claim it any more."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from typing import ParamSpec
 
 from opencode_async.observability.error_reporter import ErrorReporter, Severity
 from opencode_async.protocol.changes import Change, PartAdded, PartDelta, PartUpdated
@@ -11,14 +13,18 @@ from opencode_async.protocol.parts import Part
 from opencode_async.turns.message import TurnResult
 
 DRAIN = 5.0  # s an observer has, after the turn ended, for what it was not told yet
+MOST_ERRORS = 100  # an observer is told of, if it lags: the newest; the reporter has them all
+Told = ParamSpec("Told")
 
 
 class ReplyObserver:
     """Override what you want to hear of a turn; each method is awaited in order, off the hot path.
 
     A part that changed several times before its turn came is told once, as it then is; one of a
-    subagent's has its session as ``subagent``. What a method raises goes to the ``ErrorReporter``
-    and changes nothing.
+    subagent's has its session as ``subagent``. Each worker that runs the turn has an observer of
+    its own: that of one which takes it over is first told of the parts that are stored. What a
+    method raises goes to the ``ErrorReporter`` and changes nothing; one that takes long is told
+    less often, and is left 5 s behind the end of the turn.
     """
 
     async def on_part_appended(self, part: Part) -> None:
@@ -35,7 +41,7 @@ class ReplyObserver:
 
 
 class ObserverFeed:
-    """Feeds one observer; its backlog is bounded by the number of parts."""
+    """Feeds one observer; its backlog is bounded: by the number of parts, and ``MOST_ERRORS``."""
 
     def __init__(
         self, observer: ReplyObserver, part: Callable[[int], Part], report: ErrorReporter
@@ -44,10 +50,15 @@ class ObserverFeed:
         self._part = part
         self._report = report
         self._due: dict[int, bool] = {}  # index -> whether it is new; in the order they came up
-        self._errors: list[tuple[BaseException, Severity]] = []
+        self._errors: deque[tuple[BaseException, Severity]] = deque(maxlen=MOST_ERRORS)
         self._arrived = asyncio.Event()
         self._result: TurnResult | None = None
         self._telling: asyncio.Task[None] | None = None
+
+    @property
+    def backlog(self) -> int:
+        """How much it is yet to be told."""
+        return len(self._due) + len(self._errors)
 
     def take(self, changes: Iterable[Change]) -> None:
         """Note what has changed."""
@@ -79,16 +90,15 @@ class ObserverFeed:
         if self._telling is not None:
             await asyncio.wait([self._telling], timeout=DRAIN)
             if self._telling.cancel():
-                error = TimeoutError(f"observer not done {DRAIN} s after the end of its turn")
-                self._report(error, severity="warning", context={"during": "observer"})
+                self._failed(TimeoutError(f"observer not done {DRAIN} s after the end of its turn"))
 
     async def _run(self) -> None:
         while True:
             await self._arrived.wait()
             self._arrived.clear()
             await self._tell()
-            if self._result is not None and not self._due and not self._errors:
-                await self._call(self._observer.on_finalized(self._result))
+            if self._result is not None and not self.backlog:
+                await self._call(self._observer.on_finalized, self._result)
                 return
 
     async def _tell(self) -> None:
@@ -100,15 +110,25 @@ class ObserverFeed:
             except IndexError:
                 continue  # the parts are other ones now, and will be told as such
             if new:
-                await self._call(self._observer.on_part_appended(part))
+                await self._call(self._observer.on_part_appended, part)
             else:
-                await self._call(self._observer.on_part_updated(part, index))
+                await self._call(self._observer.on_part_updated, part, index)
         while self._errors:
-            error, severity = self._errors.pop(0)
-            await self._call(self._observer.on_error(error, severity=severity))
+            error, severity = self._errors.popleft()
+            await self._call(self._observer.on_error, error, severity=severity)
 
-    async def _call(self, told: Coroutine[object, object, None]) -> None:
+    async def _call(
+        self, method: Callable[Told, Awaitable[None]], *args: Told.args, **kwargs: Told.kwargs
+    ) -> None:
         try:
-            await told
+            await method(*args, **kwargs)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self._failed(error)  # a task of its own was cancelled, not the turn's
         except Exception as error:
-            self._report(error, severity="warning", context={"during": "observer"})
+            self._failed(error)
+
+    def _failed(self, error: BaseException) -> None:
+        self._report(error, severity="warning", context={"during": "observer"})

@@ -39,7 +39,10 @@ NO_UPLOADS = Uploads("", (), ())
 
 @dataclass(frozen=True)
 class Post:
-    """What is said, what it asks for, and ``values`` for the host's own columns of both rows."""
+    """What is said, what it asks for, and ``values`` for the host's own columns of both rows.
+
+    ``trace`` is that of whoever says it.
+    """
 
     text: str
     agent: str | None = None
@@ -48,6 +51,7 @@ class Post:
     idempotency_key: str | None = None
     values: Mapping[str, Any] = field(default_factory=dict)
     uploads: Uploads = NO_UPLOADS
+    trace: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_model(self.model)
@@ -162,6 +166,7 @@ async def _insert_both(
             model=post.model,
             uploaded=hashes(post.uploads.files),
             images=post.uploads.images,
+            trace=post.trace,
         ),
     )
     db.add(message)

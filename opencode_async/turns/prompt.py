@@ -30,17 +30,21 @@ def prompt_columns(
     model: str | None = None,
     uploaded: Mapping[str, str] = MappingProxyType({}),
     images: Sequence[Image] = (),
+    trace: Mapping[str, str],
 ) -> dict[str, Any]:
     """The columns of an assistant row that is to answer ``text``; every call makes other ids.
 
     ``uploaded`` are the hashes of the files that came with it, by their paths in the sandbox;
-    ``images`` those of them that are sent as such.
+    ``images`` those of them that are sent as such; ``trace`` is what a ``Tracer`` goes on with,
+    whichever worker runs the turn.
     """
     request: dict[str, Any] = {"text": clean(text), "agent": agent, "model": model}
     if uploaded:
         request["uploaded"] = dict(uploaded)
     if images:
         request["images"] = [[each.url, each.content_type, each.filename] for each in images]
+    if trace:
+        request["trace"] = dict(trace)
     part_ids = new_part_ids(1 + len(images))
     return {"prompt_id": new_prompt_id(), "part_ids": part_ids, "request": request}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from opencode_async.artifacts.policy import ArtifactPolicy
@@ -85,13 +85,26 @@ class TurnRequest:
     @property
     def agent(self) -> str | None:
         """Which of OpenCode's agents answers."""
-        agent: str | None = self._stored["body"].get("agent")
+        agent: str | None = self._stored.get("body", {}).get("agent")
         return agent
 
-    async def decide(self) -> None:
+    @property
+    def model(self) -> str | None:
+        """Which model is asked for, as ``provider/model``."""
+        model = self._stored.get("body", {}).get("model")
+        return model and f"{model['providerID']}/{model['modelID']}"
+
+    @property
+    def trace(self) -> Mapping[str, str]:
+        """What its spans go on with; see ``Tracer``."""
+        trace: Mapping[str, str] = self._stored.get("trace", {})
+        return trace
+
+    async def decide(self, trace: Mapping[str, str]) -> None:
         """Ask the host, put its files in place, and store what is to be asked, unless it is there.
 
-        Raises what the host's hook, ``seeded`` and the client raise, and ``LeaseLost``.
+        Whoever takes the turn over goes on with that ``trace``, unless it came with one. Raises
+        what the host's hook, ``seeded`` and the client raise, and ``LeaseLost``.
         """
         if self.decided:
             return
@@ -108,6 +121,7 @@ class TurnRequest:
         await self._store(
             {
                 "uploaded": uploaded | seeds,
+                "trace": self.trace or dict(trace),
                 "body": body_of(self._row, settings),
                 "limits": settings.limits.to_json(),
                 "asks": settings.asks.to_json(),

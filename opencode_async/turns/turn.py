@@ -20,6 +20,9 @@ from opencode_async.database import (
 from opencode_async.errors import LeaseLost, UsageError
 from opencode_async.models import TERMINAL, ArtifactMixin, AskMixin, ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
+from opencode_async.observability.events import LeaseClaimed, LeaseReleased, LeaseTaken
+from opencode_async.observability.instrumentation import Instrumentation, harmless, log_event
+from opencode_async.observability.tracer import HarmlessTracer, NoTracer, Tracer
 from opencode_async.session import Session
 from opencode_async.timings import Timings
 from opencode_async.turns.asks import Decide
@@ -61,6 +64,8 @@ class Turn(Generic[ConversationT, MessageT]):
         may_spend: MaySpend[ConversationT] | None = None,
         promoted: Callable[[Any], Awaitable[None]] | None = None,
         error_reporter: ErrorReporter = log_error,
+        instrumentation: Instrumentation = log_event,
+        tracer: Tracer | None = None,
         timings: Timings | None = None,
         name: str = "opencode",
         asks: type[AskMixin] | None = None,
@@ -75,13 +80,16 @@ class Turn(Generic[ConversationT, MessageT]):
         self._session = session
         self._text = text
         self._sessions = sessions_beside(db, self._kind)
+        report = guarded(error_reporter)
         self._wiring = Wiring(
             broker=broker or MemoryBroker(),
             observer_factory=observer_factory,
             on_turn_finished=on_turn_finished,
             may_spend=may_spend,
             promoted=promoted,
-            report=guarded(error_reporter),
+            report=report,
+            instrumentation=harmless(instrumentation, report),
+            tracer=HarmlessTracer(tracer or NoTracer(), report),
             timings=timings or Timings(),
             name=name,
             besides=Besides(asks, artifacts, trust_of(artifact_policy)),
@@ -107,14 +115,20 @@ class Turn(Generic[ConversationT, MessageT]):
         await release(self._db)
         seconds = self._wiring.timings.lease
         lease, row = await Lease.claim(self._sessions, self._kind, self._key, seconds)
+        about: dict[str, Any] = {"message_id": str(self._key), "epoch": row.epoch}
         try:
             self._check(row)
             if row.status not in TERMINAL:
+                self._wiring.instrumentation(LeaseClaimed(**about))
                 row = await self._claimed_by(lease, await self._adopted(lease, row)).run()
             elif row.lease_expires_at is not None and await lease.claim_unheard():
+                self._wiring.instrumentation(LeaseClaimed(**about))
                 await self._claimed_by(lease, row).tell_again()
+        except LeaseLost:
+            self._wiring.instrumentation(LeaseTaken(**about))
+            raise
         finally:
-            await self._give_up(lease)
+            await self._give_up(lease, LeaseReleased(**about))
         await self._db.refresh(self._message)
         return TurnResult.of(row)
 
@@ -132,10 +146,15 @@ class Turn(Generic[ConversationT, MessageT]):
         self._claimed = ClaimedTurn(self._session, lease, row, self._wiring, self._sessions)
         return self._claimed
 
-    async def _give_up(self, lease: Lease[MessageT]) -> None:
+    async def _give_up(self, lease: Lease[MessageT], released: LeaseReleased) -> None:
         """Release the lease; if that fails it runs out, and what ended the turn is still told."""
+
+        async def release() -> None:
+            if await lease.release():
+                self._wiring.instrumentation(released)
+
         try:
-            await despite_cancellation(lease.release(), self._wiring.report)
+            await despite_cancellation(release(), self._wiring.report)
         except Exception as error:
             context = {"during": "releasing a lease", "message_id": str(self._key)}
             self._wiring.report(error, severity="warning", context=context)
@@ -152,7 +171,9 @@ class Turn(Generic[ConversationT, MessageT]):
             current = await locked(db, self._kind, self._key)
             if current is None or current.lease_owner != lease.owner:
                 raise LeaseLost(self._key)
-            for name, value in prompt_columns(self._text).items():
+            for name, value in prompt_columns(
+                self._text, trace=self._wiring.tracer.inject()
+            ).items():
                 setattr(current, name, value)
             if current.position is None:
                 current.position = await next_position(db, self._kind, current.conversation_id)

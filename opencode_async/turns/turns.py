@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from typing import Any, Generic
 
 from sqlalchemy import event, select, update
@@ -18,6 +19,9 @@ from opencode_async.database_time import database_time
 from opencode_async.errors import MessageNotFound, UsageError
 from opencode_async.models import PENDING, QUEUED, TERMINAL, ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter
+from opencode_async.observability.events import TurnPosted, TurnPromoted, TurnRecovered
+from opencode_async.observability.instrumentation import Instrumentation
+from opencode_async.observability.tracer import Tracer
 from opencode_async.protocol.changes import Change
 from opencode_async.protocol.limits import CANCELLED
 from opencode_async.tables import Tables
@@ -51,13 +55,15 @@ class Turns(Generic[ConversationT, MessageT]):
         dispatch: Dispatch[MessageT] | None,
         timings: Timings,
         report: ErrorReporter,
+        instrumentation: Instrumentation,
+        tracer: Tracer,
         name: str,
     ) -> None:
         self.following: Following[ConversationT, MessageT] = Following(
-            sessions, tables, besides, broker, timings, name
+            sessions, tables, besides, broker, timings, instrumentation, name
         )
         self.conversations: ConversationFollowing[ConversationT, MessageT] = ConversationFollowing(
-            self.following, sessions, tables, besides, broker, timings, name
+            self.following, sessions, tables, besides, broker, timings, instrumentation, name
         )
         self._name = name
         self._sessions = sessions
@@ -70,6 +76,8 @@ class Turns(Generic[ConversationT, MessageT]):
         self._dispatch = dispatch
         self._timings = timings
         self._report = report
+        self._instrumentation = instrumentation
+        self._tracer = tracer
         self._runner = Runner(tasks, self._execute, report)
         self._closed = False
 
@@ -100,9 +108,8 @@ class Turns(Generic[ConversationT, MessageT]):
         if db is not None:
             message, _ = await self.insert(db, conversation_id, post)
             return message
-        kinds = self._conversation, self._message
         async with self._sessions() as own:
-            message, new = await insert(own, *kinds, conversation_id, post)
+            message, new = await self._insert(own, conversation_id, post)
             await own.commit()
             await own.refresh(message)
         if new:
@@ -162,10 +169,10 @@ class Turns(Generic[ConversationT, MessageT]):
             raise MessageNotFound(message_id)
         self._runner.stop(message_id)
         if following is not None:
-            await self.dispatch(following)
+            await self.promoted(following, message_id)
         if ended:
             await self._wake(turn_topic(self._name, message_id))
-            await self._announce(message_id, conversation_id)  # its host is to be told
+            await self._announce(message_id, conversation_id, new=False)  # its host is to be told
         return row
 
     async def answer(
@@ -233,11 +240,18 @@ class Turns(Generic[ConversationT, MessageT]):
             )
             lost = list(marked.all())
         for key in lost:
+            self._instrumentation(TurnRecovered(message_id=str(key)))
             await self.dispatch(key)
         stranded = await promote_stranded(self._sessions, self._conversation, kind, seconds)
         for key in stranded:
-            await self.dispatch(key)
+            await self.promoted(key, None)
         return lost + stranded
+
+    async def promoted(self, key: Any, after: Any) -> None:
+        """A queued turn is the live one now, ``after`` that one's end: dispatch it."""
+        ended = None if after is None else str(after)
+        self._instrumentation(TurnPromoted(message_id=str(key), after=ended))
+        await self.dispatch(key)
 
     async def dispatch(self, key: Any) -> None:
         """Give the turn to whoever executes; what fails here, ``recover`` finds."""
@@ -302,18 +316,28 @@ class Turns(Generic[ConversationT, MessageT]):
 
         A new one is dispatched once that commits.
         """
-        kinds = self._conversation, self._message
-        message, new = await insert(db, *kinds, conversation_id, post)
+        message, new = await self._insert(db, conversation_id, post)
         if new:
             self._dispatch_after(db, message.id, conversation_id)
         return message, new
 
-    async def _announce(self, key: Any, conversation_id: Any) -> None:
+    async def _insert(
+        self, db: AsyncSession, conversation_id: Any, post: Post
+    ) -> tuple[MessageT, bool]:
+        """Store a post with the trace of its caller."""
+        kinds = self._conversation, self._message
+        traced = replace(post, trace=self._tracer.inject())
+        return await insert(db, *kinds, conversation_id, traced)
+
+    async def _announce(self, key: Any, conversation_id: Any, *, new: bool = True) -> None:
         """If the row is there, and so committed: tell followers and hand it over."""
         try:
             place = await self.following.place_of(key)
             if place is None:
                 return
+            if new:
+                ids = {"message_id": str(key), "conversation_id": str(conversation_id)}
+                self._instrumentation(TurnPosted(**ids, status=place.status))
             await self._wake(conversation_topic(self._name, conversation_id))
             if place.status != QUEUED:
                 await self.dispatch(key)

@@ -9,6 +9,7 @@ import pytest
 
 from opencode_async.client.hub import EventHub
 from opencode_async.observability.error_reporter import Severity
+from opencode_async.observability.events import Event
 from tests.client.hub_lab import Lab, Streams
 
 
@@ -22,8 +23,9 @@ async def lab() -> AsyncIterator[Lab]:
 
     streams = Streams()
     async with asyncio.TaskGroup() as tasks:
-        hub = EventHub(streams.open, tasks, report)
-        lab = Lab(hub, streams, tasks, reported)
+        told: list[Event] = []
+        hub = EventHub(streams.open, tasks, report, told.append, server="http://server")
+        lab = Lab(hub, streams, tasks, reported, told)
         yield lab
         for task in lab.started:
             task.cancel()

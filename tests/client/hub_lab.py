@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from opencode_async.client.hub import EventHub, Gap, Item, Subscription
 from opencode_async.errors import OpencodeConnectionError
 from opencode_async.observability.error_reporter import Severity
+from opencode_async.observability.events import Event
 
 Result = TypeVar("Result")
 
@@ -79,12 +80,13 @@ class Streams:
 
 @dataclass
 class Lab:
-    """A hub, its streams and what it reported."""
+    """A hub, its streams, what it reported and what operators were told."""
 
     hub: EventHub
     streams: Streams
     tasks: asyncio.TaskGroup
     reported: list[tuple[BaseException, Severity]]
+    told: list[Event]
     started: list[asyncio.Task[Any]] = field(default_factory=list)
 
     def start(self, work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:

@@ -11,6 +11,7 @@ import pytest
 from opencode_async.client import hub as hub_module
 from opencode_async.client.hub import Disconnected, Gap, Item
 from opencode_async.errors import AuthenticationError, OpencodeConnectionError
+from opencode_async.observability.events import StreamBroken, StreamConnected
 from opencode_async.protocol.events import MessagePartDelta, SessionIdle
 from tests.client.hub_lab import (
     BROKEN,
@@ -39,6 +40,29 @@ async def test_a_broken_stream_is_told_and_so_is_that_it_is_whole_again(
     assert isinstance(after, MessagePartDelta)
     assert after.delta == "after"
     assert lab.reported == []
+
+
+async def test_operators_are_told_of_breaks_but_not_of_a_stream_that_nobody_wants(
+    lab: Lab, waits: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "LINGER", 0.0)
+    async with connected(lab, "ses_a") as (_, connection):
+        lab.streams.refusal = BROKEN
+        connection.fail(BROKEN)
+        while len(waits) < 3:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        lab.streams.refusal = None
+        unwanted = await lab.streams.connect()
+    await unwanted.closed.wait()
+    async with connected(lab, "ses_a"):
+        pass
+    first, *broken, second, third = lab.told
+    server = "http://server"
+    assert first == StreamConnected(server=server, reconnected=False, failures=0)
+    lost = StreamBroken(server=server, sessions=1, error="OpencodeConnectionError")
+    assert broken == [lost] * len(broken)
+    assert second == StreamConnected(server=server, reconnected=True, failures=len(broken))
+    assert third == first
 
 
 async def test_one_who_hears_several_sessions_is_told_of_a_break_once(

@@ -9,6 +9,8 @@ from typing import Any
 from sqlalchemy.orm import make_transient_to_detached
 
 from opencode_async.brokers.broker import Frame
+from opencode_async.observability.instrumentation import log_event
+from opencode_async.observability.tracer import NoTracer
 from opencode_async.protocol.changes import PermissionAsked
 from opencode_async.protocol.parts import TextPart
 from opencode_async.timings import Timings
@@ -59,6 +61,8 @@ async def test_a_row_written_while_a_broker_is_slow_says_how_much_of_the_stream_
         may_spend=None,
         promoted=None,
         report=reports,
+        instrumentation=log_event,
+        tracer=NoTracer(),
         timings=Timings(snapshot=0.05),  # behind all that is begun here
         name="test",
         besides=Besides(),

@@ -1,7 +1,7 @@
 """An app that had its tables before it had an agent, checked by mypy.
 
 BIGINT keys, a column called ``body``, NOT NULL columns of its own, its own ``__table_args__``, a
-job queue, an observer that pushes to websockets, and routes of its own.
+job queue, an observer that pushes to websockets, telemetry, and routes of its own.
 """
 
 from collections.abc import AsyncIterator
@@ -28,6 +28,8 @@ from opencode_async import (
     TurnResult,
     TurnSettings,
 )
+from opencode_async.observability.events import Event, TurnFinished
+from opencode_async.observability.otel import OpenTelemetry
 
 
 class Base(DeclarativeBase):
@@ -105,6 +107,14 @@ async def solvent(thread: Thread, spent: float) -> bool:
     return thread.plan != "free" or spent < 0.1
 
 
+def count(event: Event) -> None:
+    match event:
+        case TurnFinished(status=status, cost=cost):
+            print(status, cost)
+        case _:
+            print(event.name, event.payload)
+
+
 engine = create_async_engine("postgresql+asyncpg://localhost/app")
 sessions = async_sessionmaker(engine)
 agent = Opencode(
@@ -117,6 +127,8 @@ agent = Opencode(
     observer_factory=ToWebsockets,
     on_turn_finished=bill,
     may_spend=solvent,
+    instrumentation=count,
+    tracer=OpenTelemetry(),
 )
 
 
