@@ -1,0 +1,85 @@
+"""What two servers told, made comparable."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tests.contract.witness import Witness
+
+ID = re.compile(r"\b(ses|msg|prt|per|que|call)_[A-Za-z0-9_]+")
+ANYWHERE = (  # what comes when it likes, or is of other parts of the server
+    "catalog.",
+    "file.watcher.",
+    "integration.",
+    "plugin.",
+    "project.",
+    "reference.",
+    "server.",
+    "session.diff",
+    "session.updated",
+)
+DROPPED = {"slug", "responseHeaders", "responseBody", "url", "next", "home", "state_dir"}
+
+
+def normal(witness: Witness) -> list[str]:
+    """The rows as lines: ids by the order in which they came, no times, paths of one folder."""
+    # Events and answers come over two connections: only within each there is an order.
+    rows = sorted(kept(witness.rows), key=lambda row: len(row) == 3)
+    lines = [json.dumps(row, sort_keys=True) for row in rows]
+    directory = str(witness.server.directory)
+    names: dict[str, str] = {}
+    counts: dict[str, int] = {}
+
+    def renamed(match: re.Match[str]) -> str:
+        if match[0] not in names:
+            counts[match[1]] = counts.get(match[1], 0) + 1
+            names[match[0]] = f"{match[1]}{counts[match[1]]}"
+        return names[match[0]]
+
+    text = "\n".join(lines).replace(directory, "/workspace").replace(directory[1:], "workspace")
+    return ID.sub(renamed, text).split("\n")
+
+
+def kept(rows: Iterable[Any]) -> Iterator[list[Any]]:
+    """The rows that are compared, without what differs from run to run.
+
+    The real server sends an event a moment after it happened, with what is true by then: the first
+    news of a message or a call may say already how it ended or went on.
+    """
+    begun: set[str] = set()
+    last: dict[str, Any] = {}
+    for row in rows:
+        if len(row) == 2 and row[0].startswith(ANYWHERE):
+            continue
+        name, told, *rest = clean(list(row))
+        if name == "message.updated":
+            if "summary" in told["info"]:
+                continue
+            if told["info"]["role"] == "assistant" and told["info"]["id"] not in begun:
+                begun.add(told["info"]["id"])
+                told["info"] = {k: told["info"][k] for k in ("id", "parentID", "role", "agent")}
+        if name == "message.part.updated":
+            part = told["part"]
+            if part.get("state", {}).get("metadata") == {"output": ""}:
+                del part["state"]["metadata"]
+            if last.get(part["id"]) == part:
+                continue
+            last[part["id"]] = part
+        yield [name, told, *rest]
+
+
+def clean(value: Any) -> Any:
+    match value:
+        case dict():
+            return {k: clean(v) for k, v in value.items() if k not in DROPPED}
+        case list() | tuple():
+            return [clean(each) for each in value]
+        case int() if value > 1_000_000_000_000:
+            return 0
+        case str() if "\n    at " in value:
+            return value.partition("\n")[0]  # the rest is a stack
+        case _:
+            return value
