@@ -33,7 +33,7 @@ LAYERS: dict[str, set[str]] = {  # layer -> which others of ours it may import
     | ROWS
     | {"artifacts", "brokers", "client", "observability", "session", "settings", "tables"}
     | {"timings", "turns", "web"},
-    "testing": {"artifacts", "client", "errors"},
+    "testing": {"artifacts", "client", "errors", "protocol"},
 }
 TECHNOLOGY = {  # third party -> the only places that may import it
     "aioboto3": {"artifacts"},
@@ -47,7 +47,7 @@ TECHNOLOGY = {  # third party -> the only places that may import it
     "sqlalchemy": {*ROWS, "artifacts", "session", "tables", "turns", "web", "opencode"},
     "asyncpg": set(),
     "fastapi": {"web", "opencode"},
-    "starlette": {"web"},
+    "starlette": {"testing", "web"},
     "sse_starlette": {"web"},
     "pydantic": {"web"},
     "python_multipart": {"web"},

@@ -21,13 +21,12 @@ ANYWHERE = (  # what comes when it likes, or is of other parts of the server
     "session.diff",
     "session.updated",
 )
-DROPPED = {"slug", "responseHeaders", "responseBody", "url", "next", "home", "state_dir"}
+DROPPED = {"config", "home", "next", "ref", "responseHeaders", "slug", "state", "url"}
 
 
 def normal(witness: Witness) -> list[str]:
     """The rows as lines: ids by the order in which they came, no times, paths of one folder."""
-    # Events and answers come over two connections: only within each there is an order.
-    rows = sorted(kept(witness.rows), key=lambda row: len(row) == 3)
+    rows = in_order(list(kept(witness.rows)))
     lines = [json.dumps(row, sort_keys=True) for row in rows]
     directory = str(witness.server.directory)
     names: dict[str, str] = {}
@@ -71,6 +70,45 @@ def kept(rows: Iterable[Any]) -> Iterator[list[Any]]:
         yield [name, told, *rest]
 
 
+def in_order(rows: list[list[Any]]) -> list[list[Any]]:
+    """The rows in an order that is the same in every run.
+
+    Events and answers come over two connections, sessions work at the same time, and so do a model
+    that speaks and the tools that it has called: what is between two of them is chance.
+    """
+    sessions: dict[str, int] = {}
+    found: list[list[Any]] = []
+    for row in rows:
+        if len(row) == 2:
+            place = place_of(row, found)
+            found.insert(len(found) if place is None else place, row)
+            sessions.setdefault(session_of(row), len(sessions))
+    events = sorted(found, key=lambda row: sessions[session_of(row)])
+    return events + [row for row in rows if len(row) == 3]
+
+
+def session_of(row: list[Any]) -> str:
+    return str(row[1].get("sessionID", ""))
+
+
+def place_of(row: list[Any], before: list[list[Any]]) -> int | None:
+    """Where an event belongs: the end of a text behind its words, an ask behind its call."""
+    name, told = row
+    part = told.get("part", {})
+    if part.get("type") in ("text", "reasoning") and "end" in part.get("time", {}):
+        return 1 + max(n for n, other in enumerate(before) if about(other, part["id"]))
+    if name.endswith(".asked"):
+        call = told["tool"]["callID"]
+        return 1 + min(
+            n for n, other in enumerate(before) if other[1].get("part", {}).get("callID") == call
+        )
+    return None
+
+
+def about(row: list[Any], part_id: str) -> bool:
+    return part_id in (row[1].get("partID"), row[1].get("part", {}).get("id"))
+
+
 def clean(value: Any) -> Any:
     match value:
         case dict():
@@ -79,7 +117,7 @@ def clean(value: Any) -> Any:
             return [clean(each) for each in value]
         case int() if value > 1_000_000_000_000:
             return 0
-        case str() if "\n    at " in value:
-            return value.partition("\n")[0]  # the rest is a stack
+        case str() if "Did you mean" in value or "\n    at <" in value:
+            return re.split(r" Did you mean|\n    at <", value)[0]  # a guess, or a stack
         case _:
             return value

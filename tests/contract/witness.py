@@ -32,7 +32,7 @@ class Witness:
         self._http = http
         self._news = asyncio.Condition()
 
-    async def ask(self, method: str, path: str, body: object = None, **query: Any) -> Any:
+    async def ask(self, method: str, path: str, body: object = None, /, **query: Any) -> Any:
         """Ask, and write down the answer."""
         params = {"directory": str(self.server.directory), **query}
         response = await self._http.request(method, path, json=body, params=params)

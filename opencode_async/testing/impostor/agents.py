@@ -12,6 +12,8 @@ Rule = dict[str, str]
 
 def rule(permission: str, pattern: str, action: str) -> Rule:
     """A rule, its keys in the order in which OpenCode tells an agent of it."""
+    if permission in ("edit", "external_directory", "read", "task"):
+        return {"permission": permission, "pattern": pattern, "action": action}
     return {"permission": permission, "action": action, "pattern": pattern}
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 import os
 import secrets
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -175,35 +178,20 @@ class Routes:
         return JSONResponse(agents_json())
 
     async def file(self, request: Request) -> Response:
-        directory = self._directory(request)
-        folder = os.path.join(directory, request.query_params["path"])
+        directory, path = self._directory(request), request.query_params["path"]
         try:
-            found = sorted(os.scandir(folder), key=lambda entry: (entry.is_file(), entry.name))
+            return JSONResponse(await asyncio.to_thread(listed, directory, path))
         except OSError:
             return unexpected()
-        return JSONResponse(
-            [
-                {
-                    "name": entry.name,
-                    "path": os.path.relpath(entry.path, directory) + "/" * entry.is_dir(),
-                    "absolute": os.path.normpath(entry.path),
-                    "type": "directory" if entry.is_dir() else "file",
-                    "ignored": False,
-                }
-                for entry in found
-            ]
-        )
 
     async def file_content(self, request: Request) -> Response:
         path = os.path.join(self._directory(request), request.query_params["path"])
-        if not os.path.isfile(path):
-            return JSONResponse({"type": "text", "content": ""})  # as OpenCode does
-        with open(path, "rb") as file:
-            data = file.read()
         try:
-            text = data.decode()
+            text = (await asyncio.to_thread(Path(path).read_bytes)).decode()
         except UnicodeDecodeError:
             return unexpected()
+        except OSError:
+            text = ""  # as OpenCode has it
         return JSONResponse({"type": "text", "content": text.removeprefix("\ufeff").strip()})
 
     async def permissions(self, request: Request) -> Response:
@@ -309,7 +297,7 @@ class Routes:
         limit, before = request.query_params.get("limit"), request.query_params.get("before")
         found, older = page(messages, int(limit) if limit else None, before)
         if older is None and (number := formatted(found)) is not None:
-            return unreadable(f'[{number}]["info"]["format"]')
+            return unreadable(found[number], f'[{number}]["info"]["format"]')
         response = JSONResponse(found)
         if older is not None:
             url = request.url.replace_query_params(limit=limit, before=older)
@@ -330,9 +318,9 @@ class Routes:
             request.path_params["message_id"],
         )
         found = self._store.message(session_id, message_id)
-        return (
-            JSONResponse(found) if formatted([found]) is None else unreadable('["info"]["format"]')
-        )
+        if formatted([found]) is None:
+            return JSONResponse(found)
+        return unreadable(found, '["info"]["format"]')
 
 
 class Closing(Response):
@@ -349,14 +337,30 @@ class Closing(Response):
             self._close()
 
 
+def listed(directory: str, folder: str) -> list[Json]:
+    """What is in a folder, folders first."""
+    found = sorted(os.scandir(os.path.join(directory, folder)), key=lambda e: (e.is_file(), e.name))
+    return [
+        {
+            "name": entry.name,
+            "path": os.path.relpath(entry.path, directory) + "/" * entry.is_dir(),
+            "absolute": os.path.normpath(entry.path),
+            "type": "directory" if entry.is_dir() else "file",
+            "ignored": False,
+        }
+        for entry in found
+    ]
+
+
 def formatted(messages: list[Json]) -> int | None:
     """Where the first prompt with a ``format`` is, which OpenCode cannot read back."""
     return next((n for n, m in enumerate(messages) if "format" in m["info"]), None)
 
 
-def unreadable(where: str) -> Response:
+def unreadable(message: Json, where: str) -> Response:
     """The answer for a list with such a prompt in it, for ever (OpenCode 1.18.33, measured)."""
-    return bad_request(f"Expected OutputFormatJsonSchema\n  at {where}", "Body")
+    got = json.dumps(message["info"]["format"], separators=(",", ":"))
+    return bad_request(f"Expected OutputFormatJsonSchema, got {got}\n  at {where}", "Body")
 
 
 def ask_not_found(kind: str, ask_id: str) -> Response:

@@ -72,16 +72,16 @@ class Asks:
             for each in patterns
         )
 
-    async def ask(self, directory: str, payload: Json) -> Any:
-        """Ask, and wait for the answer; raises ``Rejected`` and ``Corrected``.
+    def ask(self, directory: str, payload: Json) -> asyncio.Future[Any]:
+        """Ask; waiting for the answer raises ``Rejected`` and ``Corrected``.
 
         An ask stays open when its turn is aborted (OpenCode 1.18.33, measured).
         """
-        answer = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._pending[payload["id"]] = Pending(directory, payload, answer)
         kind = "permission" if payload["id"].startswith("per") else "question"
         self._emit(directory, f"{kind}.asked", payload)
-        return await answer
+        return answer
 
     def reply_permission(self, ask_id: str, directory: str, reply: str, message: str) -> bool:
         """Answer ``once``, ``always`` or ``reject``; whether there was such an ask."""
@@ -134,10 +134,10 @@ class Asks:
 
     def _allow_others(self, directory: str) -> None:
         for key, each in list(self._pending.items()):
-            ask = each.payload
-            if key.startswith("per") and each.directory == directory:
-                if self.allowed(directory, ask["permission"], ask["patterns"]):
-                    self.reply_permission(key, directory, "always", "")
+            if not key.startswith("per") or each.directory != directory:
+                continue
+            if self.allowed(directory, each.payload["permission"], each.payload["patterns"]):
+                self.reply_permission(key, directory, "always", "")
 
 
 def settle(answer: asyncio.Future[Any], value: object) -> None:

@@ -8,7 +8,7 @@ import re
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from opencode_async.testing.impostor.outcome import Result
 
@@ -36,20 +36,18 @@ async def bash(call: Call, arguments: Json) -> Result:
         stderr=STDOUT,
         start_new_session=True,
     )
+    stdout = cast(asyncio.StreamReader, process.stdout)
     output = ""
     notes: list[str] = []
     try:
         async with asyncio.timeout(int(arguments.get("timeout") or TIMEOUT) / 1000):
-            assert process.stdout is not None
-            while data := await process.stdout.read(65536):
+            while data := await stdout.read(65536):
                 output += data.decode("utf-8", "replace")
                 call.progress({"output": output[-MOST_OUTPUT:]})
                 call.aborting = ended(command, output, None, ["User aborted the command"])
             await process.wait()
     except TimeoutError:
         notes.append(f"bash tool terminated command after exceeding timeout {TIMEOUT} ms.")
-    except asyncio.CancelledError:
-        raise
     finally:
         await kill(process)
     return ended(command, output, process.returncode, notes)

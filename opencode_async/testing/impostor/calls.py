@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from opencode_async.testing.impostor.asks import Corrected, Rejected, action_of, denied
 from opencode_async.testing.impostor.life import Life
 from opencode_async.testing.impostor.model import Prepared
-from opencode_async.testing.impostor.store import NotFound
 from opencode_async.testing.impostor.outcome import Failed, Result
+from opencode_async.testing.impostor.store import NotFound
 from opencode_async.testing.impostor.tools import TOOLS, always_of, offered
 from opencode_async.testing.scripted_model.scripts import ToolCall
 
@@ -67,8 +67,8 @@ class Call:
 
     async def ended(self) -> None:
         """Wait for the end of it; raises ``NotFound`` where its session was deleted."""
-        assert self._task is not None
-        await asyncio.wait([self._task])
+        if self._task is not None:
+            await asyncio.wait([self._task])
         if self._part["state"]["status"] == "running":
             raise NotFound(f"Session not found: {self.session_id}")
 
@@ -84,7 +84,9 @@ class Call:
             if self.aborting is not None:
                 self._complete(self.aborting)
             else:
-                self._end({"status": "error", "error": "Tool execution aborted"})
+                metadata = {**self._part["state"].get("metadata", {}), "interrupted": True}
+                told = {"status": "error", "error": "Tool execution aborted"}
+                self._end({**told, "metadata": metadata})
 
     async def ask(
         self,
@@ -135,13 +137,9 @@ class Call:
         self.tell()
 
     async def _wait_for(self, payload: Json) -> Any:
-        asking = asyncio.ensure_future(self.life.asks.ask(self.directory, payload))
-        try:
-            await asyncio.sleep(0)  # the ask is told of before the call is told to run
-            self.tell()
-            return await asking
-        finally:
-            asking.cancel()
+        answer = self.life.asks.ask(self.directory, payload)
+        self.tell()
+        return await answer
 
     def _tool(self) -> Json:
         return {"messageID": self.info["id"], "callID": self._part["callID"]}

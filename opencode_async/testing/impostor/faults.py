@@ -107,9 +107,10 @@ class Faults:
     def for_event(self, event: dict[str, Any]) -> str | None:
         """What happens to the event that is sent now."""
         due = next((fault for fault in self._stream if fault.due(event)), None)
-        if due is not None:
-            self._stream.remove(due)
-        return due and due.kind
+        if due is None:
+            return None
+        self._stream.remove(due)
+        return due.kind
 
 
 def frame(event: dict[str, Any]) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import difflib
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from opencode_async.testing.impostor.outcome import Failed, Result
@@ -25,9 +26,10 @@ async def read(call: Call, arguments: Json) -> Result:
     call.tell()
     path = await reach(call, arguments["filePath"])
     await call.ask("read", [relative(path)], {}, always=["*"])
-    if not os.path.isfile(path):
+    text = await contents(path)
+    if text is None:
         raise Failed(f"File not found: {path}")
-    lines = (await contents(path)).splitlines()
+    lines = text.splitlines()
     first = int(arguments.get("offset") or 1)
     shown = lines[first - 1 :][: int(arguments.get("limit") or MOST_LINES)]
     last = first - 1 + len(shown)
@@ -55,13 +57,12 @@ async def write(call: Call, arguments: Json) -> Result:
     """A file with that content, its folders made where they are missing."""
     call.tell()
     path = await reach(call, arguments["filePath"])
-    exists = os.path.exists(path)
-    before = await contents(path) if exists else ""
+    before = await contents(path)
     after: str = arguments["content"]
-    asked = {"filepath": path, "diff": diff(path, before, after)}
+    asked = {"filepath": path, "diff": diff(path, before or "", after)}
     await call.ask("edit", [relative(path)], asked)
-    await store(call, path, after, "change" if exists else "add")
-    metadata = {"diagnostics": {}, "filepath": path, "exists": exists}
+    await store(call, path, after, "add" if before is None else "change")
+    metadata = {"diagnostics": {}, "filepath": path, "exists": before is not None}
     return Result("Wrote file successfully.", relative(path), metadata)
 
 
@@ -70,10 +71,10 @@ async def edit(call: Call, arguments: Json) -> Result:
     call.tell()
     path = await reach(call, arguments["filePath"])
     old, new = arguments["oldString"], arguments["newString"]
-    exists = os.path.isfile(path)
-    if old and not exists:
+    found = await contents(path)
+    if old and found is None:
         raise Failed(f"File {path} not found")
-    before = await contents(path) if exists else ""
+    before = found or ""
     everywhere = bool(arguments.get("replaceAll"))
     if old and old not in before:
         raise Failed(NOT_THERE)
@@ -85,7 +86,7 @@ async def edit(call: Call, arguments: Json) -> Result:
     after = before.replace(old, new, -1 if everywhere else 1) if old else new
     patch = diff(path, before, after)
     await call.ask("edit", [relative(path)], {"filepath": path, "diff": patch})
-    await store(call, path, after, "change" if exists else "add")
+    await store(call, path, after, "add" if found is None else "change")
     lines = patch.split("\n")[4:]
     counted = {
         "additions": sum(line.startswith("+") for line in lines),
@@ -99,7 +100,7 @@ async def edit(call: Call, arguments: Json) -> Result:
 
 async def reach(call: Call, path: str) -> str:
     """The absolute path, which outside of the directory may need leave."""
-    absolute = os.path.normpath(os.path.join(call.directory, path))
+    absolute = os.path.normpath(os.path.join(call.directory, path))  # noqa: ASYNC240 - only words
     if os.path.commonpath([absolute, call.directory]) != call.directory:
         parent = os.path.dirname(absolute)
         about = {"filepath": absolute, "parentDir": parent}
@@ -113,23 +114,21 @@ def relative(path: str) -> str:
     return path.lstrip("/")
 
 
-async def contents(path: str) -> str:
-    """A file's text; what is none in it is replaced."""
-
-    def load() -> str:
-        with open(path, "rb") as file:
-            return file.read().decode("utf-8", "replace")
-
-    return await asyncio.to_thread(load)
+async def contents(path: str) -> str | None:
+    """A file's text, ``None`` if there is none; what is no text in it is replaced."""
+    try:
+        data = await asyncio.to_thread(Path(path).read_bytes)
+    except (FileNotFoundError, IsADirectoryError):
+        return None
+    return data.decode("utf-8", "replace")
 
 
 async def store(call: Call, path: str, text: str, event: str) -> None:
     """Write the file, and tell everybody."""
 
     def save() -> None:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        with open(path, "wb") as file:
-            file.write(text.encode("utf-8", "surrogatepass"))
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_bytes(text.encode("utf-8", "surrogatepass"))
 
     await asyncio.to_thread(save)
     for kind, told in (("file.edited", {}), ("file.watcher.updated", {"event": event})):
@@ -141,6 +140,5 @@ def diff(path: str, before: str, after: str) -> str:
     old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
     hunks = list(difflib.unified_diff(old, new, path, path, n=4))[2:]
     lines = [f"Index: {path}\n", "=" * 67 + "\n", f"--- {path}\n", f"+++ {path}\n"]
-    for line in hunks:
-        lines.append(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n")
-    return "".join(lines)
+    ended = (x if x.endswith("\n") else f"{x}\n\\ No newline at end of file\n" for x in hunks)
+    return "".join([*lines, *ended])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import secrets
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -16,7 +15,7 @@ from opencode_async.testing.impostor.app import impostor_app
 from opencode_async.testing.impostor.clock import Clock, VirtualClock
 from opencode_async.testing.impostor.faults import Faults
 from opencode_async.testing.impostor.life import Asked, Life, World, real
-from opencode_async.testing.impostor.model import Request, Scripts
+from opencode_async.testing.impostor.model import Scripts
 from opencode_async.testing.impostor.sessions import Sessions
 from opencode_async.testing.impostor.story import Matching, Story
 from opencode_async.testing.streaming_transport import StreamingTransport

@@ -87,7 +87,7 @@ class Sessions:
         agent = body.get("agent") or "build"
         if agent not in AGENTS:
             self._life.error(session_id, "UnknownError", message=not_found(agent))
-            self._life.error(session_id, "UnknownError", message=f"UnknownError: {agent}")
+            self._life.error(session_id, "UnknownError", message="UnknownError: UnknownError")
             return
         self._store_prompt(session_id, agent, body)
         if not body.get("noReply"):
@@ -116,6 +116,8 @@ class Sessions:
         }
         optional = ("system", "format", "tools", "variant")
         info |= {key: body[key] for key in optional if body.get(key) is not None}
+        if info.get("format", {}).get("type") == "json_schema":
+            info["format"] = {**info["format"], "retryCount": 2}
         life.put_message(info)
         for part in body["parts"]:
             own_ids = {"messageID": info["id"], "sessionID": session_id}

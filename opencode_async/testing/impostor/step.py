@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Iterator
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from opencode_async.testing.impostor.agents import AGENTS
 from opencode_async.testing.impostor.calls import Call
 from opencode_async.testing.impostor.life import Life
-from opencode_async.testing.impostor.model import Reply, Request, Usage
+from opencode_async.testing.impostor.model import Request, Said, Usage
 from opencode_async.testing.impostor.store import chat
 from opencode_async.testing.impostor.tools import offered
 from opencode_async.testing.scripted_model.scripts import (
@@ -46,7 +47,7 @@ class ProviderError(Exception):
         self.message = message
         self.retryable = status is None or status == 429 or status >= 500
         self.after = after
-        self.error = ("UnknownError", {"message": message})
+        self.error: tuple[str, Json] = ("UnknownError", {"message": message})
         if status is not None:
             data = {
                 "message": message,
@@ -171,8 +172,7 @@ class Step:
         """What the agent may do: its own rules, and behind them the session's."""
         return [*AGENTS[self.info["agent"]][1], *self.session.get("permission", ())]
 
-    async def _listen(self, told: Reply, number: int) -> str:
-        assert not isinstance(told, Refusal)
+    async def _listen(self, told: Iterator[Said], number: int) -> str:
         for said in told:
             if isinstance(said, Wait):
                 await self._world.clock.sleep(said.seconds)

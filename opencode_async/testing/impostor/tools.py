@@ -53,6 +53,7 @@ async def task(call: Call, arguments: Json) -> Result:
         call.directory,
         {
             "parentID": call.session_id,
+            "agent": agent,
             "title": f"{description} (@{agent} subagent)",
             "permission": handed_down(call),
         },
