@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from opencode_async.testing import ScriptedServer, scripted_server
+from tests.support.impostor import standing_impostor
 from tests.support.parts import opencode_executable, skip_without
 from tests.support.postgres import new_database, postgres_server
 
@@ -24,11 +26,19 @@ def opencode_binary() -> Path:
 
 @pytest.fixture(scope="session")
 def opencode(
-    opencode_binary: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ScriptedServer]:
-    """One real server for all tests, with the first turn's delays behind it."""
-    with warm_server(tmp_path_factory.mktemp("opencode"), opencode_binary) as server:
-        yield server
+    """One real server for all tests, with the first turn's delays behind it.
+
+    With OPENCODE=impostor an Impostor takes its place.
+    """
+    folder = tmp_path_factory.mktemp("opencode")
+    if os.environ.get("OPENCODE") == "impostor":
+        with standing_impostor(folder) as server:
+            yield server
+    else:
+        with warm_server(folder, request.getfixturevalue("opencode_binary")) as server:
+            yield server
 
 
 @pytest.fixture(scope="module")

@@ -265,11 +265,11 @@ async def unknown_model(w: Witness) -> None:
 
 
 async def unknown_ids(w: Witness) -> None:
-    session, parts = await w.session(), {"parts": []}
+    session = await w.session()
     for unknown in ("ses_unknown", "nope"):
-        await w.post(unknown, parts)
+        await w.post(unknown, {"parts": []})
     await w.post(session, {})
-    await w.post(session, {"messageID": "abc", **parts})
+    await w.post(session, {"messageID": "abc", "parts": []})
     for method, path in (
         ("GET", "/session/ses_unknown"),
         ("GET", "/session/ses_unknown/message"),

@@ -45,7 +45,7 @@ class Witness:
         path = f"/session/{session_id}/message"
         query = {"limit": limit} | ({"before": before} if before else {})
         response = await self._http.get(path, params=query)
-        older = response.headers.get("X-Next-Cursor")
+        older: str | None = response.headers.get("X-Next-Cursor")
         self.rows.append((f"page of {limit}", response.status_code, response.json()))
         self.rows.append(("older", older is not None, "Link" in response.headers))
         return older

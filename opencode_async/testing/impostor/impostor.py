@@ -14,10 +14,11 @@ from opencode_async.client.server import Server
 from opencode_async.testing.impostor.app import impostor_app
 from opencode_async.testing.impostor.clock import Clock, VirtualClock
 from opencode_async.testing.impostor.faults import Faults
-from opencode_async.testing.impostor.life import Asked, Life, World, real
+from opencode_async.testing.impostor.life import Life, World, real
 from opencode_async.testing.impostor.model import Scripts
 from opencode_async.testing.impostor.sessions import Sessions
 from opencode_async.testing.impostor.story import Matching, Story
+from opencode_async.testing.scripted_model import Asked
 from opencode_async.testing.streaming_transport import StreamingTransport
 
 MODELS = ("scripted/scripted", "scripted/gpt-5-scripted")

@@ -15,17 +15,11 @@ from opencode_async.testing.impostor.clock import Clock
 from opencode_async.testing.impostor.faults import Faults
 from opencode_async.testing.impostor.model import Reply, Request, Teller
 from opencode_async.testing.impostor.store import Ids, Store
+from opencode_async.testing.scripted_model import Asked
+from opencode_async.testing.scripted_model.request import script_of
 
 Json = dict[str, Any]
 VERSION = "1.18.33"
-
-
-@dataclass
-class Asked:
-    """One request to the model."""
-
-    session_id: str
-    request: Request = field(repr=False)
 
 
 @dataclass
@@ -50,7 +44,9 @@ class World:
 
     def reply(self, request: Request) -> Reply:
         """What the model says: the first that has an answer."""
-        self.asked.append(Asked(request.session_id, request))
+        tools = [{"type": "function", "function": {"name": name}} for name in request.tools]
+        body = {"messages": list(request.messages), "tools": tools}
+        self.asked.append(Asked(request.session_id, script_of(body), body))
         for teller in self.tellers:
             if (told := teller(request)) is not None:
                 return told

@@ -1,0 +1,70 @@
+"""The Impostor in the place of the real server, for whole suites: over a port, in a thread."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+
+from opencode_async.testing import Impostor, ScriptedServer
+from opencode_async.testing.impostor import RealClock
+from opencode_async.testing.impostor.serving import serving
+from opencode_async.testing.scripted_model import Asked
+
+SPEED = 10.0  # times as fast as the real one: what is slow there must still be slow enough to meet
+
+
+class Process:
+    """What stands for ``LocalServer``."""
+
+    def __init__(self, impostor: Impostor, portal: BlockingPortal) -> None:
+        self._impostor = impostor
+        self._portal = portal
+
+    def kill(self) -> None:
+        self._portal.call(self._impostor.crash)
+
+    async def restart(self) -> None:
+        await asyncio.to_thread(self._portal.call, self._impostor.crash)
+        await asyncio.to_thread(self._portal.call, self._impostor.restart)
+
+
+class Model:
+    """What stands for ``ScriptedModel``."""
+
+    def __init__(self, impostor: Impostor) -> None:
+        self._impostor = impostor
+
+    @property
+    def requests(self) -> list[Asked]:
+        return list(self._impostor.requests)
+
+
+@asynccontextmanager
+async def running(folder: Path, portal: BlockingPortal) -> AsyncIterator[ScriptedServer]:
+    workspace = folder / "workspace"
+    workspace.mkdir(parents=True, exist_ok=True)
+    async with Impostor(workspace, clock=RealClock(SPEED)) as impostor, serving(impostor) as server:
+        model: Any = Model(impostor)
+        process: Any = Process(impostor, portal)
+        yield ScriptedServer(
+            url=server.url,
+            password=server.password,
+            directory=server.directory,
+            model=model,
+            process=process,
+        )
+
+
+@contextmanager
+def standing_impostor(folder: Path) -> Iterator[ScriptedServer]:
+    """An Impostor that answers to what tests want of a ``ScriptedServer``."""
+    with (
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(running(folder, portal)) as server,
+    ):
+        yield server
