@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import httpx
@@ -111,6 +111,10 @@ class Witness:
     async def listen(self, ready: asyncio.Event) -> None:
         """Write down the events."""
         params = {"directory": str(self.server.directory)}
+        with suppress(httpx.RemoteProtocolError):  # the server crashed
+            await self._read(params, ready)
+
+    async def _read(self, params: Mapping[str, str], ready: asyncio.Event) -> None:
         async with self._http.stream("GET", "/event", params=params, timeout=None) as response:
             async for line in response.aiter_lines():
                 if not line.startswith("data: "):

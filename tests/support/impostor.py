@@ -16,6 +16,7 @@ from opencode_async.testing.impostor.serving import serving
 from opencode_async.testing.scripted_model import Asked
 
 SPEED = 10.0  # times as fast as the real one: what is slow there must still be slow enough to meet
+LATENCY = 0.05  # s: what a step takes the real one at least; limits are heeded meanwhile
 
 
 class Process:
@@ -48,7 +49,8 @@ class Model:
 async def running(folder: Path, portal: BlockingPortal) -> AsyncIterator[ScriptedServer]:
     workspace = folder / "workspace"
     workspace.mkdir(parents=True, exist_ok=True)
-    async with Impostor(workspace, clock=RealClock(SPEED)) as impostor, serving(impostor) as server:
+    impostor = Impostor(workspace, clock=RealClock(SPEED), latency=LATENCY * SPEED)
+    async with impostor, serving(impostor) as server:
         model: Any = Model(impostor)
         process: Any = Process(impostor, portal)
         yield ScriptedServer(

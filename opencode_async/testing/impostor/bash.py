@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 import signal
 from asyncio.subprocess import DEVNULL, PIPE, STDOUT, Process
 from contextlib import suppress
@@ -28,7 +29,9 @@ async def bash(call: Call, arguments: Json) -> Result:
     call.tell()
     await call.ask("bash", commands(command), {"command": command})
     call.progress({"output": ""})
-    process = await asyncio.create_subprocess_shell(
+    process = await asyncio.create_subprocess_exec(
+        shutil.which("bash") or "sh",
+        "-c",
         command,
         cwd=call.directory,
         stdin=DEVNULL,

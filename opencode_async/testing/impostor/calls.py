@@ -147,7 +147,7 @@ class Call:
     def _understood(self) -> tuple[str, Json]:
         """The tool and its arguments, or the tool that tells the model of its mistake."""
         name, text = self._said.name, self._said.arguments
-        tools = offered(self.rules)
+        tools = offered(self.rules, self.info["modelID"])
         if self._prepared is None and name not in tools:
             listed = f"Available tools: {', '.join(tools)}."
             error = f"Model tried to call unavailable tool '{name}'. {listed}"

@@ -87,12 +87,7 @@ async def edit(call: Call, arguments: Json) -> Result:
     patch = diff(path, before, after)
     await call.ask("edit", [relative(path)], {"filepath": path, "diff": patch})
     await store(call, path, after, "add" if found is None else "change")
-    lines = patch.split("\n")[4:]
-    counted = {
-        "additions": sum(line.startswith("+") for line in lines),
-        "deletions": sum(line.startswith("-") for line in lines),
-    }
-    filediff = {"file": path, "patch": patch, **counted}
+    filediff = {"file": path, "patch": patch, **counted(patch)}
     metadata = {"diff": patch, "filediff": filediff, "diagnostics": {}}
     call.progress(metadata)
     return Result("Edit applied successfully.", relative(path), metadata)
@@ -133,6 +128,15 @@ async def store(call: Call, path: str, text: str, event: str) -> None:
     await asyncio.to_thread(save)
     for kind, told in (("file.edited", {}), ("file.watcher.updated", {"event": event})):
         call.life.bus.emit(call.directory, kind, {"file": path, **told})
+
+
+def counted(patch: str) -> Json:
+    """How many lines a difference adds and takes away."""
+    lines = patch.split("\n")[4:]
+    return {
+        "additions": sum(line.startswith("+") for line in lines),
+        "deletions": sum(line.startswith("-") for line in lines),
+    }
 
 
 def diff(path: str, before: str, after: str) -> str:

@@ -29,7 +29,8 @@ class Impostor:
 
     ``directory`` is the folder that its agent works in. ``models`` are those that there are, the
     first the default; a prompt for another is refused as OpenCode does. ``password`` is made up
-    unless given. ``clock`` is a ``VirtualClock`` unless given, so no wait takes any time.
+    unless given. ``clock`` is a ``VirtualClock`` unless given, so no wait takes any time;
+    ``latency`` is how long the model takes to begin each of its answers, in seconds.
     """
 
     def __init__(
@@ -39,8 +40,11 @@ class Impostor:
         models: Sequence[str] = MODELS,
         password: str | None = None,
         clock: Clock | None = None,
+        latency: float = 0.0,
     ) -> None:
-        self.world = World(Path(real(directory)), clock or VirtualClock(), models, [Scripts()])
+        self.world = World(
+            Path(real(directory)), clock or VirtualClock(), models, [Scripts()], latency
+        )
         self.app: ASGIApp = impostor_app(self)
         self.down = True
         self._password = password or secrets.token_urlsafe(24)

@@ -30,6 +30,7 @@ class World:
     clock: Clock
     models: Sequence[str]
     tellers: list[Teller]
+    latency: float
     store: Store = field(default_factory=Store)
     ids: Ids = field(default_factory=Ids)
     faults: Faults = field(default_factory=Faults)

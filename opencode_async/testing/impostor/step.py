@@ -127,6 +127,8 @@ class Step:
     async def _attempt(self) -> bool:
         self._texts = self._thoughts = 0
         self._calls, self._usage, self._open, self._begun = [], None, None, False
+        if self._world.latency:
+            await self._world.clock.sleep(self._world.latency)
         told = self._world.reply(self._request())
         if isinstance(told, Refusal):
             body = {"error": {"message": told.message, "type": "scripted_error", "code": told.code}}
@@ -163,7 +165,7 @@ class Step:
             self.info["sessionID"],
             "\n".join(texts),
             list(chat(messages)),
-            offered(self.rules),
+            offered(self.rules, self.info["modelID"]),
             len(calls),
         )
 

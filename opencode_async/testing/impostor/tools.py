@@ -10,6 +10,7 @@ from opencode_async.protocol.permissions import like
 from opencode_async.testing.impostor.bash import bash
 from opencode_async.testing.impostor.files import edit, read, write
 from opencode_async.testing.impostor.outcome import Failed, Result
+from opencode_async.testing.impostor.patches import apply_patch
 
 if TYPE_CHECKING:
     from opencode_async.testing.impostor.calls import Call
@@ -105,19 +106,25 @@ def always_of(permission: str, patterns: Sequence[str]) -> list[str]:
     return ["*"]
 
 
-def offered(rules: Sequence[Json]) -> list[str]:
+def offered(rules: Sequence[Json], model: str) -> list[str]:
     """The tools that a model is told of: those that are not denied altogether."""
-    return [name for name in TOOLS if name == "invalid" or not denied_whole(rules, name)]
+    others = ("edit", "write") if "gpt-" in model else ("apply_patch",)
+    return [
+        name
+        for name in TOOLS
+        if name not in others and (name == "invalid" or not denied_whole(rules, name))
+    ]
 
 
 def denied_whole(rules: Sequence[Json], name: str) -> bool:
     """Whether the last rule about a tool denies it for every pattern."""
-    permission = "edit" if name in ("write", "edit") else name
+    permission = "edit" if name in ("apply_patch", "write") else name
     about = [rule for rule in rules if like(permission, rule["permission"])]
     return bool(about) and about[-1]["pattern"] == "*" and about[-1]["action"] == "deny"
 
 
 TOOLS: dict[str, Tool] = {
+    "apply_patch": apply_patch,
     "bash": bash,
     "edit": edit,
     "glob": absent,
