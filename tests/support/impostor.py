@@ -16,7 +16,7 @@ from opencode_async.testing.impostor.serving import serving
 from opencode_async.testing.scripted_model import Asked
 
 SPEED = 10.0  # times as fast as the real one: what is slow there must still be slow enough to meet
-LATENCY = 0.05  # s: what a step takes the real one at least; limits are heeded meanwhile
+LATENCY = 0.1  # s: what a step takes the real one at least; limits are heeded meanwhile
 
 
 class Process:

@@ -16,6 +16,7 @@ from opencode_async.testing.impostor.clock import Clock, VirtualClock
 from opencode_async.testing.impostor.faults import Faults
 from opencode_async.testing.impostor.life import Life, World, real
 from opencode_async.testing.impostor.model import Scripts
+from opencode_async.testing.impostor.recorded import Recorded
 from opencode_async.testing.impostor.sessions import Sessions
 from opencode_async.testing.impostor.story import Matching, Story
 from opencode_async.testing.scripted_model import Asked
@@ -86,6 +87,10 @@ class Impostor:
         story = Story(matching)
         self.world.tellers.insert(0, story)
         return story
+
+    def play(self, recording: str | Path) -> None:
+        """Answer the prompts of a recorded ``.jsonl`` as they were answered then."""
+        self.world.tellers.insert(0, Recorded(Path(recording)))
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
