@@ -96,7 +96,8 @@ def place_of(row: list[Any], before: list[list[Any]]) -> int | None:
     name, told = row
     part = told.get("part", {})
     if part.get("type") in ("text", "reasoning") and "end" in part.get("time", {}):
-        return 1 + max(n for n, other in enumerate(before) if about(other, part["id"]))
+        own = [n for n, other in enumerate(before) if about(other, part["id"])]
+        return own[-1] + 1 if own else None
     if name.endswith(".asked"):
         call = told["tool"]["callID"]
         return 1 + min(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 
 from tests.contract.witness import Witness
@@ -165,6 +166,27 @@ async def stream_error_then_text(w: Witness) -> None:
 
 async def cut_then_text(w: Witness) -> None:
     await said(w, 'SCRIPT:cut {"times": 1}')
+
+
+async def overflow(w: Witness) -> None:
+    await said(w, "SCRIPT:text Before it.", "SCRIPT:overflow", "SCRIPT:text After it.")
+
+
+async def overflow_at_once(w: Witness) -> None:
+    await said(w, "SCRIPT:overflow")
+
+
+async def patch(w: Witness) -> None:
+    session = await w.session()
+    model = {"providerID": "scripted", "modelID": "gpt-5-scripted"}
+    added = ["*** Add File: p.txt", "+one", "+two"]
+    changed = ["*** Update File: p.txt", "@@", " one", "-two", "+2", "*** Delete File: p2.txt"]
+    for number, lines in enumerate((added, changed), 1):
+        text = "\n".join(["*** Begin Patch", *lines, "*** End Patch"])
+        prompt = f"SCRIPT:apply_patch {json.dumps({'patch': text})}"
+        await w.prompt(session, prompt, model=model)
+        await w.idle(session, number)
+    await w.truth(session)
 
 
 async def abort_in_text(w: Witness) -> None:
@@ -369,6 +391,9 @@ SCENARIOS: dict[str, Scenario] = {
         error_429_then_text,
         stream_error_then_text,
         cut_then_text,
+        overflow,
+        overflow_at_once,
+        patch,
         abort_in_text,
         abort_in_bash,
         abort_in_ask,

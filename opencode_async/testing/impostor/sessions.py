@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from opencode_async.testing.impostor.agents import AGENTS, not_found
+from opencode_async.testing.impostor.compacting import Summary, ask_for_summary, post_again
 from opencode_async.testing.impostor.life import VERSION, Life
 from opencode_async.testing.impostor.step import Step
 from opencode_async.testing.impostor.store import NotFound
@@ -179,6 +180,14 @@ class Sessions:
             first = False
             if not await step.run():
                 break
+            if step.overflowed:
+                asking = ask_for_summary(life, user)
+                life.status(session_id, "busy")
+                summary = Summary(life, self, session_id, asking, first=False)
+                self._steps[session_id] = summary
+                if not await summary.run():
+                    break
+                post_again(life, user)
         life.status(session_id, "idle")
 
 

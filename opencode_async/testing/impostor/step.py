@@ -60,13 +60,22 @@ class ProviderError(Exception):
             self.error = ("APIError", data)
 
 
+class Overflow(Exception):
+    """The conversation is too long for the model."""
+
+    def __init__(self, message: str, body: str) -> None:
+        super().__init__(message)
+        self.data = {"message": message, "responseBody": body}
+
+
 class Step:
     """One assistant message, from its creation to its end."""
 
     def __init__(
         self, life: Life, sessions: Sessions, session_id: str, user: Json, *, first: bool
     ) -> None:
-        self._life = life
+        self.life = life
+        self.overflowed = False
         self._world = life.world
         self._user = user
         self._first = first
@@ -86,6 +95,7 @@ class Step:
             "time": {"created": self._world.ms()},
             "sessionID": session_id,
         }
+        self.adapt()
         self._open: Json | None = None  # the text or reasoning part that is being said
         self._texts = self._thoughts = 0
         self._calls: list[Call] = []
@@ -93,9 +103,12 @@ class Step:
         self._waiting = False
         self._begun = False
 
+    def adapt(self) -> None:
+        """Change what the message says of itself, in other kinds of steps."""
+
     async def run(self) -> bool:
         """Make the step; whether the turn goes on."""
-        life, info = self._life, self.info
+        life, info = self.life, self.info
         life.put_message(info)
         self._summarise()
         attempt = 0
@@ -103,6 +116,12 @@ class Step:
             life.status(info["sessionID"], "busy")
             try:
                 return await self._attempt()
+            except Overflow as overflow:
+                life.error(info["sessionID"], "ContextOverflowError", **overflow.data)
+                self._complete()
+                life.put_message(info)
+                self.overflowed = True
+                return True
             except ProviderError as error:
                 attempt += 1
                 if not error.retryable or attempt > RETRIES:
@@ -112,7 +131,7 @@ class Step:
 
     def aborted(self) -> None:
         """End it as OpenCode does what is aborted: what was said stays."""
-        life, session_id = self._life, self.info["sessionID"]
+        life, session_id = self.life, self.info["sessionID"]
         if not self._waiting:
             error = life.error(session_id, "MessageAbortedError", message="Aborted")
             life.status(session_id, "idle")
@@ -129,9 +148,11 @@ class Step:
         self._calls, self._usage, self._open, self._begun = [], None, None, False
         if self._world.latency:
             await self._world.clock.sleep(self._world.latency)
-        told = self._world.reply(self._request())
+        told = self._world.reply(self.request())
         if isinstance(told, Refusal):
             body = {"error": {"message": told.message, "type": "scripted_error", "code": told.code}}
+            if told.code == "context_length_exceeded":
+                raise Overflow(told.message, json.dumps(body))
             after = None if told.retry_after is None else float(told.retry_after)
             raise ProviderError(
                 told.message, status=told.status, after=after, body=json.dumps(body)
@@ -149,7 +170,8 @@ class Step:
             raise
         return self._finish(reason)
 
-    def _request(self) -> Request:
+    def request(self) -> Request:
+        """What the model is asked."""
         store = self._world.store
         messages = store.messages(self.info["sessionID"])
         texts = [
@@ -181,7 +203,7 @@ class Step:
                 continue
             if not self._begun:
                 self._begun = True
-                self._life.put_part(self._part("step-start"))
+                self.life.put_part(self._part("step-start"))
             match said:
                 case Text(text):
                     self._texts += 1
@@ -190,7 +212,7 @@ class Step:
                     self._thoughts += 1
                     self._say("reasoning", text)
                 case ToolCall():
-                    call = Call(self._life, self, said, f"call_{number:06d}_{len(self._calls)}")
+                    call = Call(self.life, self, said, f"call_{number:06d}_{len(self._calls)}")
                     self._calls.append(call)
                     call.begin()
                 case Usage():
@@ -216,21 +238,21 @@ class Step:
             self._close()
         if self._open is None:
             self._open = self._part(kind, text="", time={"start": self._world.ms()})
-            self._life.put_part(self._open)  # stored without its text until it ends
+            self.life.put_part(self._open)  # stored without its text until it ends
         self._open["text"] += text
         delta = {"partID": self._open["id"], "field": "text", "delta": text}
-        self._life.emit(
+        self.life.emit(
             self.info["sessionID"], "message.part.delta", {"messageID": self.info["id"], **delta}
         )
 
     def _close(self) -> None:
         if self._open is not None:
             self._open["time"]["end"] = self._world.ms()
-            self._life.put_part(self._open)
+            self.life.put_part(self._open)
             self._open = None
 
     def _finish(self, reason: str) -> bool:
-        life, info = self._life, self.info
+        life, info = self.life, self.info
         cost, tokens = self._spent()
         life.put_part(self._part("step-finish", reason=reason, tokens=tokens, cost=cost))
         info |= {"cost": cost, "tokens": tokens, "finish": reason}
@@ -278,11 +300,11 @@ class Step:
         sums = session["tokens"]
         sums |= {key: sums[key] + tokens[key] for key in ("input", "output", "reasoning")}
         sums["cache"] = {key: n + tokens["cache"][key] for key, n in sums["cache"].items()}
-        self._life.put_session(session)
+        self.life.put_session(session)
 
     def _summarise(self) -> None:
         """What OpenCode tells of a turn's changes to files, which outside of git are none."""
-        life, session_id = self._life, self.info["sessionID"]
+        life, session_id = self.life, self.info["sessionID"]
         session = self._world.store.session(session_id)
         session["summary"] = {"additions": 0, "deletions": 0, "files": 0}
         if self._first and session["title"].startswith("New session - "):
@@ -293,7 +315,7 @@ class Step:
         life.put_message({**user, "summary": {"diffs": []}})
 
     def _fail(self, error: ProviderError) -> None:
-        life, session_id = self._life, self.info["sessionID"]
+        life, session_id = self.life, self.info["sessionID"]
         name, data = error.error
         self.info["error"] = life.error(session_id, name, **data)
         life.status(session_id, "idle")
@@ -303,7 +325,7 @@ class Step:
     async def _wait(self, error: ProviderError, attempt: int) -> None:
         seconds = FIRST_WAIT * 2 ** (attempt - 1) if error.after is None else error.after
         next_at = self._world.ms() + int(seconds * 1000)
-        self._life.status(
+        self.life.status(
             self.info["sessionID"], "retry", attempt=attempt, message=error.message, next=next_at
         )
         self._waiting = True

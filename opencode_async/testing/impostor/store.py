@@ -131,9 +131,11 @@ def page(
 def chat(messages: list[Json]) -> Iterator[Json]:
     """The messages as a model provider is sent them.
 
-    A call counts as answered whatever became of it, also one that a crash left running.
+    A call counts as answered whatever became of it, also one that a crash left running. What was
+    summed up is not sent any more.
     """
-    for message in messages:
+    summed_up = [n for n, m in enumerate(messages) if any("overflow" in p for p in m["parts"])]
+    for message in messages[summed_up[-1] + 1 if summed_up else 0 :]:
         if message["info"]["role"] == "user":
             texts = [part["text"] for part in message["parts"] if part["type"] == "text"]
             yield {"role": "user", "content": "\n".join(texts)}

@@ -131,6 +131,13 @@ class Story:
         self._refusals[len(self._steps) - 1] = (told, times)
         return self
 
+    def overflow(self) -> Self:
+        """The conversation is too long: OpenCode has it summed up and asks once more."""
+        message = "This model's maximum context length is 8192 tokens."
+        told = Refusal(400, message, "context_length_exceeded", None)
+        self._refusals[len(self._steps) - 1] = (told, 1)
+        return self
+
     def finish(self, reason: str) -> Self:
         """End with that reason, in the provider's words: ``length``, ``content_filter``."""
         return self._add(Finish(reason))
