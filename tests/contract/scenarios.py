@@ -339,6 +339,17 @@ async def formatted(w: Witness) -> None:
     await w.ask("GET", f"/session/{session}/message/{prompt['messageID']}")
 
 
+async def always(w: Witness) -> None:
+    session = await w.session(("bash", "*", "ask"))
+    await w.prompt(session, "SCRIPT:loop 2")
+    asked = await w.kind("permission.asked")
+    await w.ask("POST", f"/permission/{asked['id']}/reply", {"reply": "always"})
+    await w.idle(session)
+    other = await w.session(("bash", "*", "ask"))
+    await w.prompt(other, "SCRIPT:loop 1")
+    await w.idle(other)
+
+
 async def places(w: Witness) -> None:
     await said(w, 'SCRIPT:write {"path": "folder/file.txt", "content": " text \\n"}')
     await w.ask("GET", "/path")
@@ -410,5 +421,6 @@ SCENARIOS: dict[str, Scenario] = {
         formatted,
         places,
         other_directory,
+        always,  # last: it is for all sessions of the directory
     )
 }

@@ -15,8 +15,17 @@ from opencode_async.testing.impostor import RealClock
 from opencode_async.testing.impostor.serving import serving
 from opencode_async.testing.scripted_model import Asked
 
-SPEED = 10.0  # times as fast as the real one: what is slow there must still be slow enough to meet
 LATENCY = 0.1  # s: what a step takes the real one at least; limits are heeded meanwhile
+LONG = 1.0  # s: from there on a wait is one for a provider
+SPEED = 20.0  # times as fast such a wait is over
+
+
+class SuiteClock(RealClock):
+    """Real where tests act in the middle of what is slow, fast where they only wait."""
+
+    async def sleep(self, seconds: float, *, idly: bool = False) -> None:
+        long = seconds >= LONG and not idly
+        await super().sleep(seconds / SPEED if long else seconds, idly=idly)
 
 
 class Process:
@@ -49,7 +58,7 @@ class Model:
 async def running(folder: Path, portal: BlockingPortal) -> AsyncIterator[ScriptedServer]:
     workspace = folder / "workspace"
     workspace.mkdir(parents=True, exist_ok=True)
-    impostor = Impostor(workspace, clock=RealClock(SPEED), latency=LATENCY * SPEED)
+    impostor = Impostor(workspace, clock=SuiteClock(), latency=LATENCY)
     async with impostor, serving(impostor) as server:
         model: Any = Model(impostor)
         process: Any = Process(impostor, portal)

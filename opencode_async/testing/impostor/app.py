@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import json
 import os
-import secrets
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +11,23 @@ from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from opencode_async.testing.impostor.agents import agents_json
-from opencode_async.testing.impostor.bus import Stream
+from opencode_async.testing.impostor.answers import (
+    Broken,
+    Closing,
+    Events,
+    ask_not_found,
+    bad_request,
+    formatted,
+    not_found,
+    unexpected,
+    unreadable,
+)
+from opencode_async.testing.impostor.gate import Gate
 from opencode_async.testing.impostor.life import VERSION, real
 from opencode_async.testing.impostor.store import NotFound, page
 
@@ -28,7 +36,6 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 Endpoint = Callable[[Request], Awaitable[Response]]
-UNEXPECTED = "Unexpected server error. Check server logs for details."
 
 
 def impostor_app(impostor: Impostor) -> ASGIApp:
@@ -39,86 +46,6 @@ def impostor_app(impostor: Impostor) -> ASGIApp:
         exception_handlers={NotFound: not_found},
     )
     return Gate(impostor, app)
-
-
-async def not_found(request: Request, error: Exception) -> Response:
-    """There is no such session or message."""
-    return failure(404, "NotFoundError", message=str(error))
-
-
-def failure(status: int, name: str, **data: object) -> Response:
-    """An error in the first of OpenCode's shapes."""
-    return JSONResponse({"name": name, "data": data}, status)
-
-
-def bad_request(message: str, kind: str) -> Response:
-    """What the schema of a request refuses."""
-    return failure(400, "BadRequest", message=message, kind=kind)
-
-
-def unexpected() -> Response:
-    """What OpenCode did not foresee."""
-    return failure(500, "UnknownError", message=UNEXPECTED, ref="err_impostor")
-
-
-class Broken(Response):
-    """No answer: it begins and the connection breaks."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = [(b"content-length", b"1")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-
-
-class Events(StreamingResponse):
-    """An event stream, which may end with a broken connection."""
-
-    def __init__(self, stream: Stream) -> None:
-        super().__init__(stream.frames(), media_type="text/event-stream")
-        self._stream = stream
-
-    async def stream_response(self, send: Send) -> None:
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
-        await send(start)
-        async for data in self._stream.frames():
-            await send({"type": "http.response.body", "body": data, "more_body": True})
-
-
-class Gate:
-    """Whether a request comes in: the server may be down, the password wrong, a fault due."""
-
-    def __init__(self, impostor: Impostor, app: ASGIApp) -> None:
-        self._impostor = impostor
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
-        request = Request(scope, receive)
-        refused = await self._refused(request)
-        if refused is not None:
-            await refused(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
-
-    async def _refused(self, request: Request) -> Response | None:
-        impostor = self._impostor
-        if impostor.down:
-            return Broken()
-        if not self._knows(request.headers.get("authorization", "")):
-            realm = {"www-authenticate": 'Basic realm="Secure Area"'}
-            return Response(status_code=401, headers=realm)
-        fault = impostor.faults.for_request(request.method, request.url.path)
-        if fault is None:
-            return None
-        if fault.seconds:
-            await impostor.clock.sleep(fault.seconds)
-            return None
-        return Broken() if fault.status is None else failure(fault.status, "UnknownError")
-
-    def _knows(self, header: str) -> bool:
-        server = self._impostor.server
-        wanted = base64.b64encode(f"{server.username}:{server.password}".encode()).decode()
-        return server.password is None or secrets.compare_digest(header, f"Basic {wanted}")
 
 
 class Routes:
@@ -323,20 +250,6 @@ class Routes:
         return unreadable(found, '["info"]["format"]')
 
 
-class Closing(Response):
-    """A response behind whose end something is closed, however it ends."""
-
-    def __init__(self, response: Response, close: Callable[[], None]) -> None:
-        self._response = response
-        self._close = close
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await self._response(scope, receive, send)
-        finally:
-            self._close()
-
-
 def listed(directory: str, folder: str) -> list[Json]:
     """What is in a folder, folders first."""
     found = sorted(os.scandir(os.path.join(directory, folder)), key=lambda e: (e.is_file(), e.name))
@@ -350,21 +263,3 @@ def listed(directory: str, folder: str) -> list[Json]:
         }
         for entry in found
     ]
-
-
-def formatted(messages: list[Json]) -> int | None:
-    """Where the first prompt with a ``format`` is, which OpenCode cannot read back."""
-    return next((n for n, m in enumerate(messages) if "format" in m["info"]), None)
-
-
-def unreadable(message: Json, where: str) -> Response:
-    """The answer for a list with such a prompt in it, for ever (OpenCode 1.18.33, measured)."""
-    got = json.dumps(message["info"]["format"], separators=(",", ":"))
-    return bad_request(f"Expected OutputFormatJsonSchema, got {got}\n  at {where}", "Body")
-
-
-def ask_not_found(kind: str, ask_id: str) -> Response:
-    """Nobody asks that, or not any more."""
-    message = f"{kind} request not found: {ask_id}"
-    told = {"_tag": f"{kind}NotFoundError", "requestID": ask_id, "message": message}
-    return JSONResponse(told, 404)

@@ -20,6 +20,7 @@ Json = dict[str, Any]
 BETWEEN = re.compile(r"&&|\|\||[;|&\n]")
 QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"")
 TIMEOUT = 120_000  # ms
+PATIENCE = 1.0  # s for the pipe of a command that was killed: another process may hold it open
 MOST_OUTPUT = 51_200  # bytes that the model is told
 
 
@@ -85,5 +86,6 @@ async def kill(process: Process) -> None:
     """End a command and what it started, if they still run."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    if process.returncode is None:
-        await process.wait()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(PATIENCE):
+            await process.communicate()  # to the end, so that its pipe is closed

@@ -77,7 +77,8 @@ class Life:
         self.bus.die()
         tasks = set(self._tasks)
         for task in tasks:
-            task.cancel()
+            if not task.cancelling():  # one that is, is at its last: it may end a command
+                task.cancel()
         if tasks:
             await asyncio.wait(tasks)
         errors, self._errors = self._errors, []

@@ -5,13 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from opencode_async.testing.impostor.agents import AGENTS
 from opencode_async.testing.impostor.calls import Call
 from opencode_async.testing.impostor.life import Life
 from opencode_async.testing.impostor.model import Request, Said, Usage
+from opencode_async.testing.impostor.provider import (
+    Overflow,
+    ProviderError,
+    charged,
+    error_of,
+    spent,
+)
 from opencode_async.testing.impostor.store import chat
 from opencode_async.testing.impostor.tools import offered
 from opencode_async.testing.scripted_model.scripts import (
@@ -34,38 +40,6 @@ RETRIES = 5  # of one step (OpenCode 1.18.33, measured)
 FIRST_WAIT = 2.0  # s before the first of them; each further one waits twice as long
 FINISHES = {"tool_calls": "tool-calls", "content_filter": "content-filter"}
 FILTERED = "The response was blocked by the provider's content filter"
-PRICES = {"input": Decimal("1"), "output": Decimal("2"), "cache": Decimal("0.1")}  # USD per million
-
-
-class ProviderError(Exception):
-    """What the provider answered in place of, or in the middle of, an answer."""
-
-    def __init__(
-        self, message: str, *, status: int | None = None, after: float | None = None, body: str = ""
-    ) -> None:
-        super().__init__(message)
-        self.message = message
-        self.retryable = status is None or status == 429 or status >= 500
-        self.after = after
-        self.error: tuple[str, Json] = ("UnknownError", {"message": message})
-        if status is not None:
-            data = {
-                "message": message,
-                "statusCode": status,
-                "isRetryable": self.retryable,
-                "responseHeaders": {"content-type": "application/json"},
-                "responseBody": body,
-                "metadata": {"url": "http://impostor.invalid/v1/chat/completions"},
-            }
-            self.error = ("APIError", data)
-
-
-class Overflow(Exception):
-    """The conversation is too long for the model."""
-
-    def __init__(self, message: str, body: str) -> None:
-        super().__init__(message)
-        self.data = {"message": message, "responseBody": body}
 
 
 class Step:
@@ -150,13 +124,7 @@ class Step:
             await self._world.clock.sleep(self._world.latency)
         told = self._world.reply(self.request())
         if isinstance(told, Refusal):
-            body = {"error": {"message": told.message, "type": "scripted_error", "code": told.code}}
-            if told.code == "context_length_exceeded":
-                raise Overflow(told.message, json.dumps(body))
-            after = None if told.retry_after is None else float(told.retry_after)
-            raise ProviderError(
-                told.message, status=told.status, after=after, body=json.dumps(body)
-            )
+            raise error_of(told)
         self._world.answers += 1
         number = self._world.answers
         try:
@@ -234,6 +202,8 @@ class Step:
         return {"id": self._world.ids.new("prt"), **ids, "type": kind, **more}
 
     def _say(self, kind: str, text: str) -> None:
+        if not text:
+            return  # which begins no part
         if self._open is not None and self._open["type"] != kind:
             self._close()
         if self._open is None:
@@ -253,10 +223,12 @@ class Step:
 
     def _finish(self, reason: str) -> bool:
         life, info = self.life, self.info
-        cost, tokens = self._spent()
+        said = self._texts + len(self._calls)
+        cost, tokens = spent(self._usage, said=said, thought=self._thoughts)
         life.put_part(self._part("step-finish", reason=reason, tokens=tokens, cost=cost))
         info |= {"cost": cost, "tokens": tokens, "finish": reason}
-        self._charge(cost, tokens)
+        session = self._world.store.session(info["sessionID"])
+        life.put_session(charged(session, cost, tokens))
         if reason == "content-filter":
             info["error"] = {"name": "ContentFilterError", "data": {"message": FILTERED}}
             self._complete()
@@ -271,36 +243,6 @@ class Step:
 
     def _complete(self) -> None:
         self.info["time"]["completed"] = self._world.ms()
-
-    def _spent(self) -> tuple[float, Json]:
-        """Cost and tokens: what the story says, else those that the scripted model counts."""
-        if (used := self._usage) is not None:
-            output, thought, cached, fresh = (
-                used.output,
-                used.reasoning,
-                used.cache_read,
-                used.input,
-            )
-            cost = used.cost
-        else:
-            output, thought, cached, fresh = self._texts + len(self._calls), self._thoughts, 20, 80
-            price = PRICES["input"] * fresh + PRICES["cache"] * cached
-            cost = float((price + PRICES["output"] * (output + thought)) / 1_000_000)
-        return cost, {
-            "total": fresh + cached + output + thought,
-            "input": fresh,
-            "output": output,
-            "reasoning": thought,
-            "cache": {"write": 0, "read": cached},
-        }
-
-    def _charge(self, cost: float, tokens: Json) -> None:
-        session = self._world.store.session(self.info["sessionID"])
-        session["cost"] += cost
-        sums = session["tokens"]
-        sums |= {key: sums[key] + tokens[key] for key in ("input", "output", "reasoning")}
-        sums["cache"] = {key: n + tokens["cache"][key] for key, n in sums["cache"].items()}
-        self.life.put_session(session)
 
     def _summarise(self) -> None:
         """What OpenCode tells of a turn's changes to files, which outside of git are none."""

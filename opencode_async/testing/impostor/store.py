@@ -53,9 +53,13 @@ class Store:
         self._sessions[info["id"]] = deepcopy(info)
         self._messages.setdefault(info["id"], {})
 
+    def __contains__(self, session_id: str) -> bool:
+        """Whether there is such a session."""
+        return session_id in self._sessions
+
     def session(self, session_id: str) -> Json:
         """A session; raises ``NotFound``."""
-        if session_id not in self._sessions:
+        if session_id not in self:
             raise NotFound(f"Session not found: {session_id}")
         return deepcopy(self._sessions[session_id])
 

@@ -50,15 +50,7 @@ async def task(call: Call, arguments: Json) -> Result:
     agent, description = arguments["subagent_type"], arguments["description"]
     await call.ask("task", [agent], {"description": description, "subagent_type": agent})
     sessions, model = call.sessions, call.info["modelID"]
-    child = sessions.create(
-        call.directory,
-        {
-            "parentID": call.session_id,
-            "agent": agent,
-            "title": f"{description} (@{agent} subagent)",
-            "permission": handed_down(call),
-        },
-    )["id"]
+    child = resumed(call, arguments.get("task_id")) or begun(call, agent, description)
     chosen = {"modelID": model, "providerID": call.info["providerID"]}
     metadata = {"parentSessionId": call.session_id, "sessionId": child, "model": chosen}
     call.progress(metadata, title=description)
@@ -73,6 +65,23 @@ async def task(call: Call, arguments: Json) -> Result:
         f'<task id="{child}" state="completed">\n<task_result>\n{answer}\n</task_result>\n</task>'
     )
     return Result(output, description, metadata)
+
+
+def resumed(call: Call, session_id: str | None) -> str | None:
+    """The session of an earlier call that this one goes on with, if there is it."""
+    known = session_id is not None and session_id in call.life.world.store
+    return session_id if known else None
+
+
+def begun(call: Call, agent: str, description: str) -> str:
+    """A session for a subagent."""
+    info = {
+        "parentID": call.session_id,
+        "agent": agent,
+        "title": f"{description} (@{agent} subagent)",
+        "permission": handed_down(call),
+    }
+    return str(call.sessions.create(call.directory, info)["id"])
 
 
 def handed_down(call: Call) -> list[Json]:
