@@ -21,7 +21,7 @@ ANYWHERE = (  # what comes when it likes, or is of other parts of the server
     "session.diff",
     "session.updated",
 )
-DROPPED = {"config", "home", "next", "ref", "responseHeaders", "slug", "state", "url"}
+DROPPED = {"next", "ref", "responseHeaders", "slug", "url"}
 
 
 def normal(witness: Witness) -> list[str]:
@@ -54,6 +54,8 @@ def kept(rows: Iterable[Any]) -> Iterator[list[Any]]:
         if len(row) == 2 and row[0].startswith(ANYWHERE):
             continue
         name, told, *rest = clean(list(row))
+        if name == "GET /path":
+            rest = [{key: rest[0][key] for key in ("directory", "worktree")}]  # not the user's own
         if name == "message.updated":
             if "summary" in told["info"]:
                 continue

@@ -39,6 +39,16 @@ async def read(w: Witness) -> None:
     await said(w, 'SCRIPT:write {"path": "r.txt"}', 'SCRIPT:read {"path": "r.txt"}')
 
 
+async def read_folder(w: Witness) -> None:
+    await said(
+        w,
+        'SCRIPT:write {"path": "rf/b.txt"}',
+        'SCRIPT:write {"path": "rf/c/d.txt"}',
+        'SCRIPT:write {"path": "rf/a.txt"}',
+        'SCRIPT:read {"path": "rf"}',
+    )
+
+
 async def read_missing(w: Witness) -> None:
     await said(w, 'SCRIPT:read {"path": "missing.txt"}')
 
@@ -179,9 +189,17 @@ async def overflow_at_once(w: Witness) -> None:
 async def patch(w: Witness) -> None:
     session = await w.session()
     model = {"providerID": "scripted", "modelID": "gpt-5-scripted"}
-    added = ["*** Add File: p.txt", "+one", "+two"]
-    changed = ["*** Update File: p.txt", "@@", " one", "-two", "+2", "*** Delete File: p2.txt"]
-    for number, lines in enumerate((added, changed), 1):
+    patches: tuple[list[str], ...] = (
+        ["*** Add File: p.txt", "+one", "+two", "*** Add File: q/q.txt", "+q"],
+        ["*** Update File: p.txt", "@@", " one", "-two", "+2", "@@", "+three"],
+        ["*** Delete File: missing.txt"],
+        ["*** Update File: missing.txt", "@@", "-one"],
+        ["*** Update File: p.txt", "@@", "-other", "+another"],
+        ["*** Update File: p.txt", "*** Move to: moved.txt", "@@", "-one", "+1"],
+        ["*** Delete File: q/q.txt", "*** Delete File: moved.txt"],
+        [],
+    )
+    for number, lines in enumerate(patches, 1):
         text = "\n".join(["*** Begin Patch", *lines, "*** End Patch"])
         prompt = f"SCRIPT:apply_patch {json.dumps({'patch': text})}"
         await w.prompt(session, prompt, model=model)
@@ -383,6 +401,7 @@ SCENARIOS: dict[str, Scenario] = {
         bash,
         write,
         read,
+        read_folder,
         read_missing,
         edit,
         todo,

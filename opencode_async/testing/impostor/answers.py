@@ -16,6 +16,13 @@ Json = dict[str, Any]
 UNEXPECTED = "Unexpected server error. Check server logs for details."
 
 
+class Answer(JSONResponse):
+    """JSON in ASCII, which can say lone surrogates, too."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, separators=(",", ":")).encode()
+
+
 async def not_found(request: Request, error: Exception) -> Response:
     """There is no such session or message."""
     return failure(404, "NotFoundError", message=str(error))
@@ -23,7 +30,7 @@ async def not_found(request: Request, error: Exception) -> Response:
 
 def failure(status: int, name: str, **data: object) -> Response:
     """An error in the first of OpenCode's shapes."""
-    return JSONResponse({"name": name, "data": data}, status)
+    return Answer({"name": name, "data": data}, status)
 
 
 def bad_request(message: str, kind: str) -> Response:
@@ -51,7 +58,7 @@ def ask_not_found(kind: str, ask_id: str) -> Response:
     """Nobody asks that, or not any more."""
     message = f"{kind} request not found: {ask_id}"
     told = {"_tag": f"{kind}NotFoundError", "requestID": ask_id, "message": message}
-    return JSONResponse(told, 404)
+    return Answer(told, 404)
 
 
 class Broken(Response):

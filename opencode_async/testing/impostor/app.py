@@ -11,12 +11,13 @@ from urllib.parse import unquote
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from opencode_async.testing.impostor.agents import agents_json
 from opencode_async.testing.impostor.answers import (
+    Answer,
     Broken,
     Closing,
     Events,
@@ -28,7 +29,7 @@ from opencode_async.testing.impostor.answers import (
     unreadable,
 )
 from opencode_async.testing.impostor.gate import Gate
-from opencode_async.testing.impostor.life import VERSION, real
+from opencode_async.testing.impostor.life import VERSION, real, worktree
 from opencode_async.testing.impostor.store import NotFound, page
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Routes:
         return real(unquote(given) if given else self._impostor.world.directory)
 
     async def health(self, request: Request) -> Response:
-        return JSONResponse({"healthy": True, "version": VERSION})
+        return Answer({"healthy": True, "version": VERSION})
 
     async def event(self, request: Request) -> Response:
         bus = self._impostor.life.bus
@@ -97,17 +98,18 @@ class Routes:
         return Closing(Events(stream), lambda: bus.close(stream))
 
     async def path(self, request: Request) -> Response:
+        directory = self._directory(request)
         home = str(self._impostor.world.directory.parent)
         places = dict.fromkeys(("home", "state", "config"), home)
-        return JSONResponse({**places, "worktree": "/", "directory": self._directory(request)})
+        return Answer({**places, "worktree": worktree(directory), "directory": directory})
 
     async def agent(self, request: Request) -> Response:
-        return JSONResponse(agents_json())
+        return Answer(agents_json())
 
     async def file(self, request: Request) -> Response:
         directory, path = self._directory(request), request.query_params["path"]
         try:
-            return JSONResponse(await asyncio.to_thread(listed, directory, path))
+            return Answer(await asyncio.to_thread(listed, directory, path))
         except OSError:
             return unexpected()
 
@@ -119,10 +121,10 @@ class Routes:
             return unexpected()
         except OSError:
             text = ""  # as OpenCode has it
-        return JSONResponse({"type": "text", "content": text.removeprefix("\ufeff").strip()})
+        return Answer({"type": "text", "content": text.removeprefix("\ufeff").strip()})
 
     async def permissions(self, request: Request) -> Response:
-        return JSONResponse(self._impostor.life.asks.listed("per", self._directory(request)))
+        return Answer(self._impostor.life.asks.listed("per", self._directory(request)))
 
     async def permission_reply(self, request: Request) -> Response:
         ask_id, body = request.path_params["ask_id"], await request.json()
@@ -134,11 +136,11 @@ class Routes:
         directory, message = self._directory(request), body.get("message") or ""
         asks = self._impostor.life.asks
         if asks.reply_permission(ask_id, directory, body["reply"], message):
-            return JSONResponse(True)
+            return Answer(True)
         return ask_not_found("Permission", ask_id)
 
     async def questions(self, request: Request) -> Response:
-        return JSONResponse(self._impostor.life.asks.listed("que", self._directory(request)))
+        return Answer(self._impostor.life.asks.listed("que", self._directory(request)))
 
     async def question_reply(self, request: Request) -> Response:
         return self._answered(request, (await request.json())["answers"])
@@ -150,31 +152,31 @@ class Routes:
         ask_id = request.path_params["ask_id"]
         asks = self._impostor.life.asks
         if asks.reply_question(ask_id, self._directory(request), answers):
-            return JSONResponse(True)
+            return Answer(True)
         return ask_not_found("Question", ask_id)
 
     async def sessions(self, request: Request) -> Response:
         directory = self._directory(request)
         found = [info for info in self._store.sessions() if info["directory"] == directory]
         newest = sorted(found, key=lambda info: -info["time"]["updated"])
-        return JSONResponse(newest[: int(request.query_params.get("limit", 100))])
+        return Answer(newest[: int(request.query_params.get("limit", 100))])
 
     async def create(self, request: Request) -> Response:
         body = await request.json() if await request.body() else {}
         rules = body.get("permission") or []
         keys = {"permission", "pattern", "action"}
         if not isinstance(rules, list) or any(not keys <= set(rule) for rule in rules):
-            return JSONResponse({"_tag": "BadRequest"}, 400)
+            return Answer({"_tag": "BadRequest"}, 400)
         created = self._impostor.sessions.create(self._directory(request), body)
-        return JSONResponse(created)
+        return Answer(created)
 
     async def status(self, request: Request) -> Response:
         life, directory = self._impostor.life, self._directory(request)
         busy = {k: v for k, v in life.statuses.items() if life.directory_of(k) == directory}
-        return JSONResponse(busy)
+        return Answer(busy)
 
     async def session(self, request: Request) -> Response:
-        return JSONResponse(self._store.session(request.path_params["session_id"]))
+        return Answer(self._store.session(request.path_params["session_id"]))
 
     async def patch(self, request: Request) -> Response:
         info, body = self._store.session(request.path_params["session_id"]), await request.json()
@@ -182,21 +184,21 @@ class Routes:
         if "permission" in body:
             info["permission"] = [*info.get("permission", ()), *body["permission"]]
         self._impostor.life.put_session(info)
-        return JSONResponse(info)
+        return Answer(info)
 
     async def delete(self, request: Request) -> Response:
         self._impostor.sessions.delete(request.path_params["session_id"])
-        return JSONResponse(True)
+        return Answer(True)
 
     async def children(self, request: Request) -> Response:
-        return JSONResponse(self._store.children(request.path_params["session_id"]))
+        return Answer(self._store.children(request.path_params["session_id"]))
 
     async def todo(self, request: Request) -> Response:
-        return JSONResponse(self._store.todos.get(request.path_params["session_id"], []))
+        return Answer(self._store.todos.get(request.path_params["session_id"], []))
 
     async def abort(self, request: Request) -> Response:
         await self._impostor.sessions.abort(request.path_params["session_id"])
-        return JSONResponse(True)
+        return Answer(True)
 
     async def prompt(self, request: Request) -> Response:
         session_id, body = request.path_params["session_id"], await request.json()
@@ -225,7 +227,7 @@ class Routes:
         found, older = page(messages, int(limit) if limit else None, before)
         if older is None and (number := formatted(found)) is not None:
             return unreadable(found[number], f'[{number}]["info"]["format"]')
-        response = JSONResponse(found)
+        response = Answer(found)
         if older is not None:
             url = request.url.replace_query_params(limit=limit, before=older)
             response.headers["Link"] = f'<{url}>; rel="next"'
@@ -237,7 +239,7 @@ class Routes:
         if (refused := self._refused(session_id, body)) is not None:
             return refused
         await self._impostor.sessions.prompt(session_id, body)
-        return JSONResponse(self._store.messages(session_id)[-1])
+        return Answer(self._store.messages(session_id)[-1])
 
     async def message(self, request: Request) -> Response:
         session_id, message_id = (
@@ -246,7 +248,7 @@ class Routes:
         )
         found = self._store.message(session_id, message_id)
         if formatted([found]) is None:
-            return JSONResponse(found)
+            return Answer(found)
         return unreadable(found, '["info"]["format"]')
 
 

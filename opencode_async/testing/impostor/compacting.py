@@ -30,7 +30,7 @@ class Summary(Step):
     def request(self) -> Request:
         """See ``Step``."""
         messages = self.life.world.store.messages(self.info["sessionID"])
-        return Request(self.info["sessionID"], "", [SUMMARIZE, *chat(messages)], [], 0)
+        return Request(self.info["sessionID"], "", [SUMMARIZE, *chat(messages)], [], 0, own=True)
 
 
 def ask_for_summary(life: Life, user: Json) -> Json:

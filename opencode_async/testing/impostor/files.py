@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from opencode_async.testing.impostor.life import worktree
 from opencode_async.testing.impostor.outcome import Failed, Result
 
 if TYPE_CHECKING:
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 MOST_LINES = 2000  # that `read` gives at once
+HEAD = re.compile(r"@@ -(\d+)(,\d+)? \+(\d+)(,\d+)? @@")
 NOT_THERE = (
     "Could not find oldString in the file. It must match exactly, including whitespace, "
     "indentation, and line endings."
@@ -25,7 +28,9 @@ async def read(call: Call, arguments: Json) -> Result:
     """The lines of a file, numbered."""
     call.tell()
     path = await reach(call, arguments["filePath"])
-    await call.ask("read", [relative(path)], {}, always=["*"])
+    await call.ask("read", [relative(call, path)], {}, always=["*"])
+    if (entries := await entries_of(path)) is not None:
+        return folder(call, path, entries)
     text = await contents(path)
     if text is None:
         raise Failed(f"File not found: {path}")
@@ -50,7 +55,38 @@ async def read(call: Call, arguments: Json) -> Result:
     }
     preview = "\n".join(shown[:20])
     metadata = {"preview": preview, "truncated": cut, "loaded": [], "display": display}
-    return Result(output, relative(path), metadata, truncated=cut)
+    return Result(output, relative(call, path), metadata, truncated=cut)
+
+
+async def entries_of(path: str) -> list[str] | None:
+    """The names in a folder, ``None`` for what is none."""
+
+    def scan() -> list[str]:
+        return sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(path))
+
+    try:
+        return await asyncio.to_thread(scan)
+    except OSError:
+        return None
+
+
+def folder(call: Call, path: str, entries: list[str]) -> Result:
+    """What is told of a folder."""
+    shown = "\n".join(entries)
+    output = (
+        f"<path>{path}</path>\n<type>directory</type>\n<entries>\n{shown}\n\n"
+        f"({len(entries)} entries)\n</entries>"
+    )
+    display = {
+        "type": "directory",
+        "path": path,
+        "entries": entries,
+        "offset": 1,
+        "totalEntries": len(entries),
+        "truncated": False,
+    }
+    metadata = {"preview": shown, "truncated": False, "loaded": [], "display": display}
+    return Result(output, relative(call, path), metadata)
 
 
 async def write(call: Call, arguments: Json) -> Result:
@@ -60,10 +96,10 @@ async def write(call: Call, arguments: Json) -> Result:
     before = await contents(path)
     after: str = arguments["content"]
     asked = {"filepath": path, "diff": diff(path, before or "", after)}
-    await call.ask("edit", [relative(path)], asked)
+    await call.ask("edit", [relative(call, path)], asked)
     await store(call, path, after, "add" if before is None else "change")
     metadata = {"diagnostics": {}, "filepath": path, "exists": before is not None}
-    return Result("Wrote file successfully.", relative(path), metadata)
+    return Result("Wrote file successfully.", relative(call, path), metadata)
 
 
 async def edit(call: Call, arguments: Json) -> Result:
@@ -85,12 +121,12 @@ async def edit(call: Call, arguments: Json) -> Result:
         )
     after = before.replace(old, new, -1 if everywhere else 1) if old else new
     patch = diff(path, before, after)
-    await call.ask("edit", [relative(path)], {"filepath": path, "diff": patch})
+    await call.ask("edit", [relative(call, path)], {"filepath": path, "diff": patch})
     await store(call, path, after, "add" if found is None else "change")
     filediff = {"file": path, "patch": patch, **counted(patch)}
     metadata = {"diff": patch, "filediff": filediff, "diagnostics": {}}
     call.progress(metadata)
-    return Result("Edit applied successfully.", relative(path), metadata)
+    return Result("Edit applied successfully.", relative(call, path), metadata)
 
 
 async def reach(call: Call, path: str) -> str:
@@ -104,9 +140,9 @@ async def reach(call: Call, path: str) -> str:
     return absolute
 
 
-def relative(path: str) -> str:
-    """The path as rules have it: relative to the work tree, which without git is ``/``."""
-    return path.lstrip("/")
+def relative(call: Call, path: str) -> str:
+    """The path as rules have it: relative to the work tree."""
+    return os.path.relpath(path, worktree(call.directory))
 
 
 async def contents(path: str) -> str | None:
@@ -143,6 +179,12 @@ def diff(path: str, before: str, after: str) -> str:
     """The change as OpenCode shows it, with four lines around it."""
     old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
     hunks = list(difflib.unified_diff(old, new, path, path, n=4))[2:]
+    hunks = [HEAD.sub(counts_told, line) if line.startswith("@@") else line for line in hunks]
     lines = [f"Index: {path}\n", "=" * 67 + "\n", f"--- {path}\n", f"+++ {path}\n"]
     ended = (x if x.endswith("\n") else f"{x}\n\\ No newline at end of file\n" for x in hunks)
     return "".join([*lines, *ended])
+
+
+def counts_told(head: re.Match[str]) -> str:
+    """The head of a hunk with the counts that Python leaves out."""
+    return f"@@ -{head[1]}{head[2] or ',1'} +{head[3]}{head[4] or ',1'} @@"

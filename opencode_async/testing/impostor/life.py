@@ -48,7 +48,8 @@ class World:
         tools = [{"type": "function", "function": {"name": name}} for name in request.tools]
         body = {"messages": list(request.messages), "tools": tools}
         self.asked.append(Asked(request.session_id, script_of(body), body))
-        for teller in self.tellers:
+        # The last answers everything; no story is told to OpenCode itself.
+        for teller in self.tellers[-1:] if request.own else self.tellers:
             if (told := teller(request)) is not None:
                 return told
         raise AssertionError("the last teller answers everything")
@@ -136,3 +137,9 @@ class Life:
 def real(directory: str | Path) -> str:
     """The directory without symbolic links, as OpenCode has it."""
     return os.path.realpath(directory)
+
+
+def worktree(directory: str) -> str:
+    """The git work tree that a directory is in, else ``/``."""
+    places = (Path(directory), *Path(directory).parents)
+    return str(next((place for place in places if (place / ".git").exists()), "/"))

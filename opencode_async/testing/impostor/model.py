@@ -30,6 +30,8 @@ class Request:
     tools: Sequence[str]
     step: int
     """Calls of tools since that message."""
+    own: bool = False
+    """Whether it is OpenCode's, not a user's: for a summary."""
 
 
 @dataclass(frozen=True)

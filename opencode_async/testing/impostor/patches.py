@@ -35,9 +35,9 @@ async def apply_patch(call: Call, arguments: Json) -> Result:
     call.tell()
     hunks = list(parsed(arguments["patchText"]))
     if not hunks:
-        raise Failed("apply_patch verification failed: no hunks found")
+        raise Failed("patch rejected: empty patch")
     files = [await changed(call, hunk) for hunk in hunks]
-    paths = [relative(file["filePath"]) for file, _ in files]
+    paths = [relative(call, file["filePath"]) for file, _ in files]
     whole = "".join(f"{file['patch']}\n" for file, _ in files)
     shown = [file for file, _ in files]
     about = {"filepath": ", ".join(paths), "diff": whole, "files": shown}
@@ -69,7 +69,11 @@ async def changed(call: Call, hunk: Hunk) -> tuple[Json, str]:
     path = await reach(call, hunk.path)
     before = await contents(path)
     if before is None and hunk.kind != "add":
-        raise Failed(f"apply_patch verification failed: Failed to read file to update: {path}")
+        why = {
+            "delete": f"NotFound: FileSystem.readFile ({path})",
+            "update": f"Failed to read file to update: {path}",
+        }
+        raise Failed(f"apply_patch verification failed: {why[hunk.kind]}")
     before = before or ""
     match hunk.kind:
         case "add":
@@ -81,27 +85,39 @@ async def changed(call: Call, hunk: Hunk) -> tuple[Json, str]:
     patch = diff(path, before, after)
     moved = {"movePath": await reach(call, hunk.moved)} if hunk.moved else {}
     kind = "move" if hunk.moved else hunk.kind
-    told = {"filePath": path, "relativePath": relative(moved.get("movePath", path)), "type": kind}
-    return {**told, "patch": patch, **counted(patch), **moved}, after
+    told = {
+        "filePath": path,
+        "relativePath": relative(call, moved.get("movePath", path)),
+        "type": kind,
+    }
+    return {**told, "patch": patch, **count, **moved}, after
 
 
 def updated(text: str, lines: list[str], path: str) -> str:
     """The text with each block of lines that ``@@`` begins replaced."""
-    blocks: list[tuple[str, str]] = [("", "")]
+    found = text.splitlines()
+    blocks: list[tuple[list[str], list[str]]] = [([], [])]
     for line in lines:
         if line.startswith("@@"):
-            blocks.append(("", ""))
+            blocks.append(([], []))
             continue
         old, new = blocks[-1]
-        kept = f"{line[1:]}\n"
-        blocks[-1] = (old + kept * (line[:1] != "+"), new + kept * (line[:1] != "-"))
+        if line[:1] != "+":
+            old.append(line[1:])
+        if line[:1] != "-":
+            new.append(line[1:])
     for old, new in blocks:
-        if old not in text:
+        places = range(len(found) - len(old) + 1)
+        place = next((n for n in places if found[n : n + len(old)] == old), None)
+        if place is None:
+            expected = "\n".join(old)
             raise Failed(
-                f"apply_patch verification failed: Failed to find expected lines in {path}:\n{old}"
+                "apply_patch verification failed: Error: Failed to find expected lines in "
+                f"{path}:\n{expected}"
             )
-        text = text.replace(old, new, 1) if old else text + new
-    return text
+        place = place if old else len(found)
+        found[place : place + len(old)] = new
+    return "".join(f"{line}\n" for line in found)
 
 
 async def carry_out(call: Call, file: Json, after: str) -> None:

@@ -11,29 +11,38 @@ from opencode_async.testing.scripted_model.scripts import Refusal
 
 Json = dict[str, Any]
 PRICES = {"input": Decimal("1"), "output": Decimal("2"), "cache": Decimal("0.1")}  # USD per million
+BROKEN = {
+    "code": "ECONNRESET",
+    "message": "The socket connection was closed unexpectedly. For more information, pass "
+    "`verbose: true` in the second argument to fetch()",
+    "syscall": "",
+}
 
 
 class ProviderError(Exception):
     """What the provider answered in place of, or in the middle of, an answer."""
 
     def __init__(
-        self, message: str, *, status: int | None = None, after: float | None = None, body: str = ""
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        after: float | None = None,
+        body: str = "",
+        broken: bool = False,
     ) -> None:
         super().__init__(message)
         self.message = message
         self.retryable = status is None or status == 429 or status >= 500
         self.after = after
-        self.error: tuple[str, Json] = ("UnknownError", {"message": message})
+        data: Json = {"message": message}
         if status is not None:
-            data = {
-                "message": message,
-                "statusCode": status,
-                "isRetryable": self.retryable,
-                "responseHeaders": {"content-type": "application/json"},
-                "responseBody": body,
-                "metadata": {"url": "http://impostor.invalid/v1/chat/completions"},
-            }
-            self.error = ("APIError", data)
+            answered = {"statusCode": status, "responseHeaders": {}, "responseBody": body}
+            url = {"url": "http://impostor.invalid/v1/chat/completions"}
+            data |= {**answered, "isRetryable": self.retryable, "metadata": url}
+        elif broken:
+            data |= {"isRetryable": True, "metadata": BROKEN}
+        self.error = ("APIError" if len(data) > 1 else "UnknownError", data)
 
 
 class Overflow(Exception):

@@ -161,6 +161,9 @@ class Sessions:
 
     async def _answer(self, session_id: str) -> None:
         life, store = self._life, self._world.store
+        # Rules that are added meanwhile are in force from the next turn on (OpenCode 1.18.33,
+        # measured).
+        session = store.session(session_id)
         first = True
         while True:
             life.status(session_id, "busy")
@@ -176,14 +179,14 @@ class Sessions:
                     session_id, "UnknownError", message=f"ProviderModelNotFoundError: {told}"
                 )
                 return
-            step = self._steps[session_id] = Step(life, self, session_id, user, first=first)
+            step = self._steps[session_id] = Step(life, self, session, user, first=first)
             first = False
             if not await step.run():
                 break
             if step.overflowed:
                 asking = ask_for_summary(life, user)
                 life.status(session_id, "busy")
-                summary = Summary(life, self, session_id, asking, first=False)
+                summary = Summary(life, self, session, asking, first=False)
                 self._steps[session_id] = summary
                 if not await summary.run():
                     break

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from opencode_async.testing.impostor.agents import AGENTS
 from opencode_async.testing.impostor.calls import Call
-from opencode_async.testing.impostor.life import Life
+from opencode_async.testing.impostor.life import Life, worktree
 from opencode_async.testing.impostor.model import Request, Said, Usage
 from opencode_async.testing.impostor.provider import (
     Overflow,
@@ -46,7 +46,7 @@ class Step:
     """One assistant message, from its creation to its end."""
 
     def __init__(
-        self, life: Life, sessions: Sessions, session_id: str, user: Json, *, first: bool
+        self, life: Life, sessions: Sessions, session: Json, user: Json, *, first: bool
     ) -> None:
         self.life = life
         self.overflowed = False
@@ -54,20 +54,20 @@ class Step:
         self._user = user
         self._first = first
         self.sessions = sessions
-        self.session = self._world.store.session(session_id)
+        self.session = session
         self.info: Json = {
             "id": self._world.ids.new("msg"),
             "parentID": user["id"],
             "role": "assistant",
             "mode": user["agent"],
             "agent": user["agent"],
-            "path": {"cwd": self.session["directory"], "root": "/"},
+            "path": {"cwd": session["directory"], "root": worktree(session["directory"])},
             "cost": 0,
             "tokens": {"input": 0, "output": 0, "reasoning": 0, "cache": {"read": 0, "write": 0}},
             "modelID": user["model"]["modelID"],
             "providerID": user["model"]["providerID"],
             "time": {"created": self._world.ms()},
-            "sessionID": session_id,
+            "sessionID": session["id"],
         }
         self.adapt()
         self._open: Json | None = None  # the text or reasoning part that is being said
@@ -151,10 +151,11 @@ class Step:
         ]
         answers = [m for m in messages if m["info"].get("parentID") == self._user["id"]]
         calls = [p for m in answers for p in m["parts"] if p["type"] == "tool"]
+        told = self._user.get("system")
         return Request(
             self.info["sessionID"],
             "\n".join(texts),
-            list(chat(messages)),
+            [*([{"role": "system", "content": told}] if told else []), *chat(messages)],
             offered(self.rules, self.info["modelID"]),
             len(calls),
         )
@@ -191,7 +192,7 @@ class Step:
                     error = {"message": message, "type": "server_error"}
                     raise ProviderError(json.dumps(error, separators=(",", ":")))
                 case Cut():
-                    raise ProviderError("Connection reset by server")
+                    raise ProviderError("Connection reset by server", broken=True)
                 case Hang():
                     await asyncio.Event().wait()
             await asyncio.sleep(0)
@@ -261,6 +262,7 @@ class Step:
         name, data = error.error
         self.info["error"] = life.error(session_id, name, **data)
         life.status(session_id, "idle")
+        self._close()
         self._complete()
         life.put_message(self.info)
 

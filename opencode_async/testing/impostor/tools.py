@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from opencode_async.protocol.permissions import like
+from opencode_async.testing.impostor.agents import AGENTS
 from opencode_async.testing.impostor.bash import bash
 from opencode_async.testing.impostor.files import edit, read, write
 from opencode_async.testing.impostor.outcome import Failed, Result
@@ -48,6 +49,8 @@ async def question(call: Call, arguments: Json) -> Result:
 async def task(call: Call, arguments: Json) -> Result:
     """Has a subagent answer in a session of its own."""
     agent, description = arguments["subagent_type"], arguments["description"]
+    if agent not in AGENTS:
+        raise Failed(f"Unknown agent type: {agent} is not a valid agent type")
     await call.ask("task", [agent], {"description": description, "subagent_type": agent})
     sessions, model = call.sessions, call.info["modelID"]
     child = resumed(call, arguments.get("task_id")) or begun(call, agent, description)
