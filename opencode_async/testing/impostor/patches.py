@@ -90,6 +90,9 @@ async def changed(call: Call, hunk: Hunk) -> tuple[Json, str]:
         "relativePath": relative(call, moved.get("movePath", path)),
         "type": kind,
     }
+    count = counted(patch)
+    if hunk.kind == "delete":
+        count["deletions"] = before.count("\n") + 1  # as OpenCode counts
     return {**told, "patch": patch, **count, **moved}, after
 
 
