@@ -21,6 +21,8 @@ ANYWHERE = (  # what comes when it likes, or is of other parts of the server
     "session.diff",
     "session.updated",
 )
+# What the real server adds to messages: a guess, a stack, its database's query.
+FURTHER = re.compile(r" Did you mean|\n    at <|(?<=Failed query): ")
 DROPPED = {"next", "ref", "responseHeaders", "slug", "url"}
 
 
@@ -120,7 +122,7 @@ def clean(value: Any) -> Any:
             return [clean(each) for each in value]
         case int() if value > 1_000_000_000_000:
             return 0
-        case str() if "Did you mean" in value or "\n    at <" in value:
-            return re.split(r" Did you mean|\n    at <", value)[0]  # a guess, or a stack
+        case str() if found := FURTHER.search(value):
+            return value[: found.start()]
         case _:
             return value

@@ -348,6 +348,17 @@ async def deleted(w: Witness) -> None:
     await w.ask("GET", f"/session/{session}/message")
 
 
+async def deleted_in_turn(w: Witness) -> None:
+    session = await w.session()
+    await w.prompt(session, 'SCRIPT:slow {"n": 2, "delay": 1.5}')
+    await w.kind("message.part.delta")
+    await w.ask("DELETE", f"/session/{session}")
+    await w.ask("GET", f"/session/{session}")
+    await w.ask("GET", "/session/status")
+    await w.kind("session.error", 2)
+    await w.ask("GET", "/session/status")
+
+
 async def formatted(w: Witness) -> None:
     session = await w.session()
     kind = {"type": "json_schema", "schema": {"type": "object", "properties": {}}}
@@ -437,6 +448,7 @@ SCENARIOS: dict[str, Scenario] = {
         unknown_ids,
         pages,
         deleted,
+        deleted_in_turn,
         formatted,
         places,
         other_directory,

@@ -12,7 +12,7 @@ they came and without times. Left out, and why:
 * the order between what goes on at the same time: the end of a text and the calls behind it, an ask
   and the news that its call runs, events of several sessions, events and answers of REST;
 * a retry's time (the real one's is jittered) and the headers of a provider's answer;
-* stacks of the server in messages of errors, and its guess which other model was meant;
+* in messages of errors the server's stacks and queries, and its guess which model was meant;
 * a command's output and exit when it writes in several pieces: how many there are is the system's.
 """
 
@@ -22,8 +22,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
+from opencode_async.client.http import Lent
 from opencode_async.client.server import Server
 from opencode_async.testing import Impostor, ScriptedServer
 from opencode_async.testing.impostor import RealClock
@@ -54,6 +56,17 @@ async def test_the_impostor_tells_what_the_real_one_does(
     async with Impostor(tmp_path, clock=RealClock()) as impostor:
         ours = await told_by(impostor.server, name)
     assert ours == theirs
+
+
+async def test_both_refuse_a_stranger(real: Server, tmp_path: Path) -> None:
+    async def told(server: Server) -> tuple[int, bytes, str]:
+        transport = server.transport and Lent(server.transport)
+        async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
+            answer = await http.get(f"{server.url}/global/health", auth=("opencode", "wrong"))
+        return answer.status_code, answer.content, answer.headers["www-authenticate"]
+
+    async with Impostor(tmp_path) as impostor:
+        assert await told(impostor.server) == await told(real)
 
 
 async def crashed(

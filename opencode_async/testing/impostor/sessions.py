@@ -140,11 +140,12 @@ class Sessions:
         try:
             await self._answer_or_stop(session_id)
         except NotFound as gone:  # deleted meanwhile
-            life = self._life
-            life.error(session_id, "UnknownError", message=f"Failed query: {gone}")
+            life, told = self._life, f"Failed query: {gone}"
+            life.error(session_id, "UnknownError", message=told)
             life.status(session_id, "idle")
             life.status(session_id, "idle")
-            life.error(session_id, "UnknownError", message=f"Failed query: {gone}")
+            told = f"EffectDrizzleQueryError: {told}"
+            life.error(session_id, "UnknownError", message=told)
         finally:
             # At once: a prompt that comes now is for another.
             self._running.pop(session_id)
