@@ -159,6 +159,37 @@ async def subagent(w: Witness) -> None:
     await w.truth(session)
 
 
+async def subagent_aborted(w: Witness) -> None:
+    session = await w.session()
+    await w.prompt(session, 'SCRIPT:task {"prompt": "SCRIPT:hang Half of it."}')
+    await w.until(lambda e: e["properties"].get("delta") == "Half of it.")
+    child = (await w.kind("session.created", 2))["sessionID"]
+    await w.ask("POST", f"/session/{child}/abort")
+    await w.idle(child, 2)
+    await w.idle(session)
+    await w.truth(session)
+    await w.ask("GET", f"/session/{child}/message")
+
+
+async def subagent_aborted_with_its_caller(w: Witness) -> None:
+    session = await w.session()
+    await w.prompt(session, 'SCRIPT:task {"prompt": "SCRIPT:hang Half of it."}')
+    await w.until(lambda e: e["properties"].get("delta") == "Half of it.")
+    child = (await w.kind("session.created", 2))["sessionID"]
+    await w.ask("POST", f"/session/{session}/abort")
+    await w.idle(session, 2)
+    await w.idle(child, 2)
+    await w.truth(session)
+    await w.ask("GET", f"/session/{child}/message")
+
+
+async def subagent_failed(w: Witness) -> None:
+    session = await w.session()
+    await w.prompt(session, 'SCRIPT:task {"prompt": "SCRIPT:error401"}')
+    await w.idle(session)
+    await w.truth(session)
+
+
 async def error_401(w: Witness) -> None:
     session = await w.session()
     await w.prompt(session, "SCRIPT:error401")
@@ -428,6 +459,9 @@ SCENARIOS: dict[str, Scenario] = {
         permission_outside,
         denied,
         subagent,
+        subagent_aborted,
+        subagent_aborted_with_its_caller,
+        subagent_failed,
         error_401,
         error_429_then_text,
         stream_error_then_text,

@@ -84,9 +84,11 @@ class Call:
             if self.aborting is not None:
                 self._complete(self.aborting)
             else:
-                metadata = {**self._part["state"].get("metadata", {}), "interrupted": True}
+                running = self._part["state"]
+                metadata = {**running.get("metadata", {}), "interrupted": True}
+                titled = {"title": running["title"]} if "title" in running else {}
                 told = {"status": "error", "error": "Tool execution aborted"}
-                self._end({**told, "metadata": metadata})
+                self._end({**told, **titled, "metadata": metadata})
 
     async def ask(
         self,
@@ -210,5 +212,6 @@ class Call:
     def _end(self, state: Json) -> None:
         running = self._part["state"]
         time = {**running["time"], "end": self.life.world.ms()}
-        self._part["state"] = {**state, "input": running["input"], "time": time}
+        known = {"metadata": running["metadata"]} if "metadata" in running else {}
+        self._part["state"] = {**known, **state, "input": running["input"], "time": time}
         self.life.put_part(self._part)

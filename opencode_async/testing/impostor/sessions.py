@@ -77,6 +77,11 @@ class Sessions:
             self._aborting.add(session_id)
             self._running[session_id].cancel()
 
+    def last_error(self, session_id: str) -> Json | None:
+        """What the last answer in a session failed with, or that it was aborted."""
+        _, last = self._world.store.newest(session_id)
+        return last.get("error") if last else None
+
     def last_text(self, session_id: str) -> str:
         """What was said last in a session."""
         messages = self._world.store.messages(session_id)

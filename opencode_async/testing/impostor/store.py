@@ -89,7 +89,10 @@ class Store:
 
     def put_part(self, part: Json) -> None:
         """Store a part, new or changed; raises ``NotFound`` for one of no message."""
-        self._stored(part["sessionID"], part["messageID"]).parts[part["id"]] = deepcopy(part)
+        kept = deepcopy(part)
+        if kept.get("state", {}).get("status") == "error":
+            kept["state"].pop("title", None)  # an aborted call's event has one, REST has not
+        self._stored(part["sessionID"], part["messageID"]).parts[part["id"]] = kept
 
     def message(self, session_id: str, message_id: str) -> Json:
         """A message with its parts; raises ``NotFound``."""

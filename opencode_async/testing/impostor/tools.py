@@ -63,6 +63,11 @@ async def task(call: Call, arguments: Json) -> Result:
     except BaseException:
         sessions.abort_soon(child)
         raise
+    if (error := sessions.last_error(child)) is not None:
+        if error["name"] != "MessageAbortedError":
+            raise Failed(f"Subagent failed (task_id: {child}): {error['data']['message']}")
+        call.life.status(child, "idle")  # it is aborted once more
+        raise Failed("Task cancelled")
     answer = sessions.last_text(child)
     output = (
         f'<task id="{child}" state="completed">\n<task_result>\n{answer}\n</task_result>\n</task>'
