@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -13,9 +14,11 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from opencode_async.testing import ScriptedServer, scripted_server
-from tests.support.impostor import standing_impostor
+from tests.support.impostor import own_impostor, standing_impostor
 from tests.support.parts import opencode_executable, skip_without
 from tests.support.postgres import new_database, postgres_server
+
+OwnServer = Callable[[Path], AbstractAsyncContextManager[ScriptedServer]]
 
 
 @pytest.fixture(scope="session")
@@ -33,12 +36,25 @@ def opencode(
     With OPENCODE=impostor an Impostor takes its place.
     """
     folder = tmp_path_factory.mktemp("opencode")
-    if os.environ.get("OPENCODE") == "impostor":
+    if stands_in():
         with standing_impostor(folder) as server:
             yield server
     else:
         with warm_server(folder, request.getfixturevalue("opencode_binary")) as server:
             yield server
+
+
+@pytest.fixture
+def own_opencode(request: pytest.FixtureRequest) -> OwnServer:
+    """Starts a server in a folder, for a test that kills it."""
+    if stands_in():
+        return own_impostor
+    return partial(scripted_server, binary=request.getfixturevalue("opencode_binary"))
+
+
+def stands_in() -> bool:
+    """Whether the Impostor takes the real server's place."""
+    return os.environ.get("OPENCODE") == "impostor"
 
 
 @pytest.fixture(scope="module")

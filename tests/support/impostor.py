@@ -79,3 +79,10 @@ def standing_impostor(folder: Path) -> Iterator[ScriptedServer]:
         portal.wrap_async_context_manager(running(folder, portal)) as server,
     ):
         yield server
+
+
+@asynccontextmanager
+async def own_impostor(folder: Path) -> AsyncIterator[ScriptedServer]:
+    """One for a single test, which may kill it."""
+    with standing_impostor(folder) as server:
+        yield server
