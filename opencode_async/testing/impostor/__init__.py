@@ -14,6 +14,10 @@ and ``bash`` runs commands there, with your rights.
 ``VirtualClock`` makes waits take no time: those for a provider's retry, for what a script delays,
 for heartbeats. ``RealClock(speed=…)`` makes them short. ``faults`` says what is to go wrong.
 
+What it has not: plugins, MCP, structured output, OpenCode's second API, summaries of changes in git
+work trees, asking for ``doom_loop`` and for paths that a command names, and of the tools ``glob``,
+``grep``, ``skill`` and ``webfetch``, which a story may call with an ``output``.
+
 ``python -m opencode_async.testing.impostor`` runs it on a port, for other processes.
 """
 

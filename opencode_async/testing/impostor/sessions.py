@@ -95,7 +95,11 @@ class Sessions:
             self._life.error(session_id, "UnknownError", message=not_found(agent))
             self._life.error(session_id, "UnknownError", message="UnknownError: UnknownError")
             return
-        self._store_prompt(session_id, agent, body)
+        try:
+            self._store_prompt(session_id, agent, body)
+        except NotFound as gone:  # deleted just now
+            self._life.error(session_id, "UnknownError", message=f"Failed query: {gone}")
+            return
         if not body.get("noReply"):
             await self.awake(session_id)
 
