@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -12,8 +14,11 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from opencode_async.testing import ScriptedServer, scripted_server
+from tests.support.impostor import own_impostor, standing_impostor
 from tests.support.parts import opencode_executable, skip_without
 from tests.support.postgres import new_database, postgres_server
+
+OwnServer = Callable[[Path], AbstractAsyncContextManager[ScriptedServer]]
 
 
 @pytest.fixture(scope="session")
@@ -24,11 +29,32 @@ def opencode_binary() -> Path:
 
 @pytest.fixture(scope="session")
 def opencode(
-    opencode_binary: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ScriptedServer]:
-    """One real server for all tests, with the first turn's delays behind it."""
-    with warm_server(tmp_path_factory.mktemp("opencode"), opencode_binary) as server:
-        yield server
+    """One real server for all tests, with the first turn's delays behind it.
+
+    With OPENCODE=impostor an Impostor takes its place.
+    """
+    folder = tmp_path_factory.mktemp("opencode")
+    if stands_in():
+        with standing_impostor(folder) as server:
+            yield server
+    else:
+        with warm_server(folder, request.getfixturevalue("opencode_binary")) as server:
+            yield server
+
+
+@pytest.fixture
+def own_opencode(request: pytest.FixtureRequest) -> OwnServer:
+    """Starts a server in a folder, for a test that kills it."""
+    if stands_in():
+        return own_impostor
+    return partial(scripted_server, binary=request.getfixturevalue("opencode_binary"))
+
+
+def stands_in() -> bool:
+    """Whether the Impostor takes the real server's place."""
+    return os.environ.get("OPENCODE") == "impostor"
 
 
 @pytest.fixture(scope="module")

@@ -33,8 +33,8 @@ LAYERS: dict[str, set[str]] = {  # layer -> which others of ours it may import
     | ROWS
     | {"artifacts", "brokers", "client", "observability", "session", "settings", "tables"}
     | {"timings", "turns", "web"},
-    "cli": PURE | ROWS | {"artifacts", "client", "opencode", "tables", "turns"},
-    "testing": {"artifacts", "client", "errors"},
+    "cli": PURE | ROWS | {"artifacts", "client", "opencode", "tables"},
+    "testing": {"artifacts", "client", "errors", "protocol"},
 }
 TECHNOLOGY = {  # third party -> the only places that may import it
     "aioboto3": {"artifacts"},
@@ -44,14 +44,14 @@ TECHNOLOGY = {  # third party -> the only places that may import it
     "puremagic": {"artifacts"},
     "imagesize": {"artifacts"},
     "anyio": {"artifacts", "client", "web"},
-    "httpx": {"client"},
+    "httpx": {"client", "testing"},
     "httpx_sse": {"client"},
     "sqlalchemy": {*ROWS, "artifacts", "session", "tables", "turns", "web", "opencode", "cli"},
     "asyncpg": set(),
     "fastapi": {"web", "opencode", "cli"},
     "typer": {"cli"},
     "rich": {"cli"},
-    "starlette": {"web"},
+    "starlette": {"testing", "web"},
     "sse_starlette": {"web"},
     "pydantic": {"web"},
     "python_multipart": {"web"},

@@ -54,7 +54,7 @@ async def execute(code: str, names: dict[str, Any]) -> None:
 def test_every_python_block_is_known_here() -> None:
     assert set(BLOCKS) == {
         *("quickstart", "turn", "turns", "settings", "asks", "tenants"),
-        *("show", "display", "script", "testing", "errors", "files"),
+        *("show", "display", "script", "testing", "impostor", "errors", "files"),
         *("structlog", "sentry", "otel"),
     }
     assert README.count("```python") == len(BLOCKS)
@@ -105,6 +105,10 @@ async def test_the_blocks_for_python_run_in_turn(
         db.add(another)
         await db.commit()
         await execute(BLOCKS["testing"], names | {"conversation": another})
+        third = names["Conversation"](user_id=1)
+        db.add(third)
+        await db.commit()
+        await execute(BLOCKS["impostor"], names | {"conversation": third})
         await execute(BLOCKS["script"].replace(SERVER, "server"), names)
         await execute(BLOCKS["show"], names)
         assert names["show"](ReasoningPart("prt_1", "Hm.")) is None

@@ -51,6 +51,7 @@ class HttpConnection:
             base_url=server.url,
             auth=auth,
             verify=verify,
+            transport=server.transport and Lent(server.transport),
             trust_env=False,
             timeout=REST_TIMEOUT,
             limits=REST_LIMITS,
@@ -59,6 +60,7 @@ class HttpConnection:
             base_url=server.url,
             auth=auth,
             verify=verify,
+            transport=server.transport and Lent(server.transport),
             trust_env=False,
             timeout=httpx.Timeout(5.0, read=HEARTBEAT_TIMEOUT),
             limits=httpx.Limits(max_connections=None),
@@ -163,6 +165,16 @@ class HttpConnection:
 
     def _query(self, query: Mapping[str, Any]) -> dict[str, Any]:
         return {**self._scope, **{key: value for key, value in query.items() if value is not None}}
+
+
+class Lent(httpx.AsyncBaseTransport):
+    """A transport that its user may close as often as it likes."""
+
+    def __init__(self, transport: httpx.AsyncBaseTransport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._transport.handle_async_request(request)
 
 
 async def _frames(source: httpx_sse.EventSource) -> AsyncIterator[str]:

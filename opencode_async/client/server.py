@@ -9,6 +9,8 @@ from pathlib import Path, PureWindowsPath
 from typing import Self
 from urllib.parse import urlsplit
 
+import httpx
+
 from opencode_async.errors import OutsideRoot, UnprotectedServer
 
 TESTED_VERSIONS = ("1.18.33",)  # of OpenCode, by the whole suite; others are not refused
@@ -22,7 +24,8 @@ class Server:
     directory is one trust domain: the conversations in it can read each other's files. A server
     without a password is refused when it is first used, unless it is on this machine's loopback
     interface or ``unprotected`` says that only the host's own processes reach it: whoever does can
-    have its agent run commands.
+    have its agent run commands. ``transport`` carries the requests in place of sockets, for tests:
+    it is lent, so whoever made it closes it.
     """
 
     url: str
@@ -30,6 +33,9 @@ class Server:
     password: str | None = field(default=None, repr=False)
     directory: str | Path | None = None
     unprotected: bool = field(default=False, kw_only=True)
+    transport: httpx.AsyncBaseTransport | None = field(
+        default=None, repr=False, compare=False, kw_only=True
+    )
 
     def __post_init__(self) -> None:
         # Before anything else, for the other refusal quotes it. OpenCode takes credentials in a

@@ -21,8 +21,9 @@ from opencode_async import (
     TurnSettings,
 )
 from opencode_async.client.local_server import free_port
-from opencode_async.testing import ScriptedServer, scripted_server
+from opencode_async.testing import ScriptedServer
 from opencode_async.turns.message import message_json
+from tests.conftest import OwnServer
 from tests.support.hosts import QUICK, host, nowhere
 from tests.support.proxy import Proxy
 from tests.support.replay import assert_replay_is
@@ -91,10 +92,10 @@ async def test_with_a_wrong_password_the_turn_ends_unauthorized(
 
 
 async def test_a_server_stopped_in_mid_turn_ends_the_turn_with_its_partial_text(
-    database_url: str, opencode_binary: Path, tmp_path: Path
+    database_url: str, own_opencode: OwnServer, tmp_path: Path
 ) -> None:
     async with (
-        scripted_server(tmp_path, binary=opencode_binary) as server,
+        own_opencode(tmp_path) as server,
         host(database_url, server) as app,
     ):
         message = await app.agent.turns.start(await app.conversation(), "SCRIPT:hang Half of it.")
@@ -112,11 +113,11 @@ async def test_a_server_stopped_in_mid_turn_ends_the_turn_with_its_partial_text(
 
 @pytest.mark.timeout(180)  # the server starts four times
 async def test_a_server_that_restarts_in_mid_text_leaves_the_words_that_were_read(
-    database_url: str, opencode_binary: Path, tmp_path: Path
+    database_url: str, own_opencode: OwnServer, tmp_path: Path
 ) -> None:
     timings = Timings(lease=9.0, reconnect=30.0, look=3.0, settle=0.5, snapshot=0.1)
     async with (
-        scripted_server(tmp_path, binary=opencode_binary) as server,
+        own_opencode(tmp_path) as server,
         host(database_url, server, timings=timings) as app,
     ):
         message = await app.agent.turns.start(await app.conversation(), "SCRIPT:hang Half of it.")
@@ -224,11 +225,11 @@ async def test_a_turn_whose_worker_died_is_taken_over_without_prompting_again(
 
 
 async def test_a_stop_before_the_model_is_called_stops(
-    database_url: str, opencode_binary: Path, tmp_path: Path
+    database_url: str, own_opencode: OwnServer, tmp_path: Path
 ) -> None:
     """The first abort stops nothing then, and the agent's words would keep coming."""
     async with (
-        scripted_server(tmp_path, binary=opencode_binary) as server,
+        own_opencode(tmp_path) as server,
         host(database_url, server) as app,
     ):
         script = 'SCRIPT:slow {"n": 60, "delay": 0.1}'

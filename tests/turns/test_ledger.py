@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from opencode_async import OpencodeClient, TurnResult
-from opencode_async.testing import ScriptedServer, scripted_server
+from opencode_async.testing import ScriptedServer
 from opencode_async.turns.message import message_json
+from tests.conftest import OwnServer
 from tests.support.hosts import QUICK, host, nowhere
 from tests.support.proxy import Proxy
 from tests.support.replay import assert_replay_is
@@ -77,11 +78,11 @@ async def test_a_turn_that_changes_hands_counts_each_step_once(
 
 
 async def test_a_turn_whose_server_crashes_counts_each_step_once(
-    database_url: str, opencode_binary: Path, tmp_path: Path
+    database_url: str, own_opencode: OwnServer, tmp_path: Path
 ) -> None:
     timings = replace(QUICK, reconnect=20.0)
     async with (
-        scripted_server(tmp_path, binary=opencode_binary) as server,
+        own_opencode(tmp_path) as server,
         host(database_url, server, dispatch=nowhere, timings=timings) as app,
     ):
         message = await app.agent.turns.start(await app.conversation(), "SCRIPT:loop 15")

@@ -12,8 +12,9 @@ from sqlalchemy import update
 
 from opencode_async import ConversationMixin, LeaseHeld, TurnSettings
 from opencode_async.database_time import database_time
-from opencode_async.testing import ScriptedServer, scripted_server
+from opencode_async.testing import ScriptedServer
 from opencode_async.turns.message import message_json
+from tests.conftest import OwnServer
 from tests.support.hosts import QUICK, host, nowhere
 from tests.support.replay import assert_replay_is
 
@@ -125,11 +126,11 @@ async def test_a_row_whose_worker_died_before_it_had_a_prompt_blocks_nobody(
 
 
 async def test_a_tool_that_ran_when_its_server_was_lost_is_stored_as_interrupted(
-    database_url: str, opencode_binary: Path, tmp_path: Path
+    database_url: str, own_opencode: OwnServer, tmp_path: Path
 ) -> None:
     script = 'SCRIPT:bash {"command": "sleep 600"}'
     async with (
-        scripted_server(tmp_path, binary=opencode_binary) as server,
+        own_opencode(tmp_path) as server,
         host(database_url, server) as app,
     ):
         message = await app.agent.turns.start(await app.conversation(), script)

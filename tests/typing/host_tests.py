@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from opencode_async import Finished, Opencode, PartDelta, Server, Tables, TextPart
-from opencode_async.testing import scripted_server
+from opencode_async.testing import Impostor, scripted_server
 from tests.typing.quickstart import Base, Conversation, Message
 
 Agent = Opencode[Conversation, Message]
@@ -47,3 +47,11 @@ async def test_the_answer_is_streamed_and_stored(agent: Agent) -> None:
     result = await agent.turns.run(message.id)
     assert result.status == "completed"
     assert [part.content for part in result.parts if isinstance(part, TextPart)] == [heard]
+
+
+async def test_what_the_agent_does_is_told_here(tmp_path: Path) -> None:
+    async with Impostor(tmp_path) as impostor:
+        impostor.on("hello").text("Hi ").tool("bash", command="ls").asks("edit", filePath="a.txt")
+        impostor.faults.cut("message.part.delta")
+        server: Server = impostor.server
+        assert server.directory == tmp_path

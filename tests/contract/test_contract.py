@@ -1,0 +1,111 @@
+"""One suite for both: what is done to a real OpenCode is done to an Impostor, and told the same.
+
+Compared are the sequences of events and the answers of REST, with ids named in the order in which
+they came and without times. Left out, and why:
+
+* ``plugin.*``, ``catalog.*``, ``integration.*``, ``reference.*``, ``project.*``: of parts of the
+  server that an Impostor has not; ``file.watcher.updated``: of the file system, whenever it likes;
+* ``session.diff`` (always empty), ``session.updated`` and the user's message with its ``summary``:
+  the real server sends them anywhere in a turn; what they say is compared where REST says it;
+* what the first news of a message or of a command says beyond who it is: the real server sends what
+  is true a moment later;
+* the order between what goes on at the same time: the end of a text and the calls behind it, an ask
+  and the news that its call runs, events of several sessions, events and answers of REST;
+* a retry's time (the real one's is jittered) and the headers of a provider's answer;
+* in messages of errors the server's stacks and queries, and its guess which model was meant;
+* a command's output and exit when it writes in several pieces: how many there are is the system's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from opencode_async.client.http import Lent
+from opencode_async.client.server import Server
+from opencode_async.testing import Impostor, ScriptedServer
+from opencode_async.testing.impostor import RealClock
+from tests.contract.normal import normal
+from tests.contract.scenarios import SCENARIOS
+from tests.contract.witness import witness
+
+
+async def told_by(server: Server, name: str) -> list[str]:
+    async with witness(server) as found:
+        await SCENARIOS[name](found)
+    return normal(found)
+
+
+@pytest.fixture(scope="module")
+def real(opencode: ScriptedServer) -> Server:
+    """The real server, in a folder that no other tests use: each new one costs it 40 MB."""
+    folder = Path(str(opencode.directory)) / "contract"
+    folder.mkdir()
+    return replace(opencode, directory=folder)
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_the_impostor_tells_what_the_real_one_does(
+    name: str, real: Server, tmp_path: Path
+) -> None:
+    theirs = await told_by(real, name)
+    async with Impostor(tmp_path, clock=RealClock()) as impostor:
+        ours = await told_by(impostor.server, name)
+    assert ours == theirs
+
+
+async def test_both_refuse_a_stranger(real: Server, tmp_path: Path) -> None:
+    async def told(server: Server) -> tuple[int, bytes, str]:
+        transport = server.transport and Lent(server.transport)
+        async with httpx.AsyncClient(transport=transport, trust_env=False) as http:
+            answer = await http.get(f"{server.url}/global/health", auth=("opencode", "wrong"))
+        return answer.status_code, answer.content, answer.headers["www-authenticate"]
+
+    async with Impostor(tmp_path) as impostor:
+        assert await told(impostor.server) == await told(real)
+
+
+async def crashed(
+    server: Server, kill: Callable[[], Awaitable[None]], restart: Callable[[], Awaitable[None]]
+) -> list[str]:
+    """What is told before and after a crash in a text, in a command and in an ask."""
+    async with witness(server) as w:
+        prompts = {
+            await w.session(): "SCRIPT:hang some words",
+            await w.session(): 'SCRIPT:bash {"command": "echo begun; sleep 20"}',
+            await w.session(("edit", "*", "ask")): 'SCRIPT:write {"path": "crashed.txt"}',
+        }
+        posted = {session: await w.prompt(session, text) for session, text in prompts.items()}
+        await w.kind("message.part.delta")
+        await w.tool_running("begun\n")
+        await w.kind("permission.asked")
+        await kill()
+    await restart()
+    async with witness(server) as again:
+        await again.ask("GET", "/session/status")
+        await again.ask("GET", "/permission")
+        for session, prompt in posted.items():
+            await again.ask("GET", f"/session/{session}/message")
+            prompt["parts"][0]["text"] = "SCRIPT:text again"
+            await again.post(session, prompt)
+            await again.idle(session)
+            await again.truth(session)
+    return normal(again)
+
+
+async def test_both_crash_alike(real: Server, opencode: ScriptedServer, tmp_path: Path) -> None:
+    async def kill() -> None:
+        opencode.process.kill()
+
+    theirs = await crashed(real, kill, opencode.process.restart)
+    async with Impostor(tmp_path, clock=RealClock()) as impostor:
+
+        async def restart() -> None:
+            impostor.restart()
+
+        ours = await crashed(impostor.server, impostor.crash, restart)
+    assert ours == theirs
