@@ -42,7 +42,7 @@ TECHNOLOGY = {  # third party -> the only places that may import it
     "botocore": {"artifacts"},
     "puremagic": {"artifacts"},
     "anyio": {"artifacts", "client", "web"},
-    "httpx": {"client"},
+    "httpx": {"client", "testing"},
     "httpx_sse": {"client"},
     "sqlalchemy": {*ROWS, "artifacts", "session", "tables", "turns", "web", "opencode"},
     "asyncpg": set(),
