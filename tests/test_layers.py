@@ -33,7 +33,7 @@ LAYERS: dict[str, set[str]] = {  # layer -> which others of ours it may import
     | ROWS
     | {"artifacts", "brokers", "client", "observability", "session", "settings", "tables"}
     | {"timings", "turns", "web"},
-    "testing": {"artifacts", "client", "errors"},
+    "testing": {"artifacts", "client", "errors", "protocol"},
 }
 TECHNOLOGY = {  # third party -> the only places that may import it
     "aioboto3": {"artifacts"},
@@ -43,7 +43,7 @@ TECHNOLOGY = {  # third party -> the only places that may import it
     "puremagic": {"artifacts"},
     "anyio": {"artifacts", "client", "web"},
     "httpx": {"client", "testing"},
-    "httpx_sse": {"client"},
+    "httpx_sse": {"client", "testing"},
     "sqlalchemy": {*ROWS, "artifacts", "session", "tables", "turns", "web", "opencode"},
     "asyncpg": set(),
     "fastapi": {"web", "opencode"},
