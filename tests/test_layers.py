@@ -41,7 +41,7 @@ TECHNOLOGY = {  # third party -> the only places that may import it
     "aiohttp": {"artifacts"},
     "botocore": {"artifacts"},
     "puremagic": {"artifacts"},
-    "anyio": {"artifacts", "client", "web"},
+    "anyio": {"artifacts", "client", "testing", "web"},
     "httpx": {"client", "testing"},
     "httpx_sse": {"client", "testing"},
     "sqlalchemy": {*ROWS, "artifacts", "session", "tables", "turns", "web", "opencode"},
