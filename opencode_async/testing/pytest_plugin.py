@@ -1,4 +1,4 @@
-"""Fixtures for the tests of hosts: ``opencode_server``.
+"""Fixtures for the tests of hosts: ``impostor`` and ``opencode_server``.
 
 pytest finds them by itself. It imports its plugins in every run of whoever has them installed, so
 what it finds is a copy of this file beside the package (``_opencode_async_pytest``): to import the
@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from opencode_async.testing import ScriptedServer
+    from opencode_async.testing import Impostor, ScriptedServer
+
+
+@pytest.fixture
+def impostor(tmp_path_factory: pytest.TempPathFactory) -> Impostor:
+    """An ``Impostor`` with a folder of its own, for the test to enter: ``async with impostor``.
+
+    What its agent does may be told before that.
+    """
+    from opencode_async.testing import Impostor
+
+    return Impostor(tmp_path_factory.mktemp("impostor"))
 
 
 @pytest.fixture(scope="session")

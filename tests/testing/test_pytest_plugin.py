@@ -43,9 +43,25 @@ async def test_under_anyio(app):
     await a_turn(app)
 
 
-async def a_turn(app):
+@pytest.mark.asyncio
+async def test_an_impostor_under_pytest_asyncio(impostor, tmp_path):
+    await as_told(impostor, tmp_path)
+
+
+@pytest.mark.anyio
+async def test_an_impostor_under_anyio(impostor, tmp_path):
+    await as_told(impostor, tmp_path)
+
+
+async def as_told(impostor, tmp_path):
+    impostor.on("hello").text("Hello there.")
+    async with impostor:
+        await a_turn(create_app(impostor.server, f"sqlite+aiosqlite:///{tmp_path}/app.db"), "hello")
+
+
+async def a_turn(app, text="SCRIPT:text Hello there."):
     async with live(app, headers={"Cookie": "visitor=ann"}) as client:
-        message = await client.post(await client.conversation(), "SCRIPT:text Hello there.")
+        message = await client.post(await client.conversation(), text)
         assert (await client.finished(message))["content"] == "Hello there."
 
 
@@ -84,9 +100,11 @@ def run_suite(folder: Path, source: str, *options: str, **env: str) -> str:
     return done.stdout
 
 
-def test_a_real_server_for_tests_of_two_plugins(opencode_binary: Path, tmp_path: Path) -> None:
+def test_both_fixtures_serve_the_tests_of_two_plugins(
+    opencode_binary: Path, tmp_path: Path
+) -> None:
     said = run_suite(tmp_path, SUITE, *BOTH, OPENCODE_BINARY=str(opencode_binary))
-    assert "3 passed" in said
+    assert "5 passed" in said
 
 
 def test_without_the_executable_they_are_skipped_by_name(tmp_path: Path) -> None:
