@@ -38,7 +38,7 @@ TIMEOUT = 60.0  # s
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class StreamEvent:
     """One event of a stream: its ``id``, to resume behind it, its name and its JSON."""
 
     id: str
@@ -148,7 +148,7 @@ class LiveClient:
         message: Json | Id | None = None,
         conversation: Json | Id | None = None,
         after: str | None = None,
-    ) -> AsyncIterator[AsyncIterator[Event]]:
+    ) -> AsyncIterator[AsyncIterator[StreamEvent]]:
         """The events of one turn, until it is finished, or of all turns of a conversation.
 
         Inside the block the stream stands. ``after`` is the id of the last event one has; what a
@@ -214,11 +214,11 @@ def checked(response: httpx.Response) -> httpx.Response:
     raise httpx.HTTPStatusError(said, request=request, response=response)
 
 
-async def events(response: httpx.Response) -> AsyncGenerator[Event, None]:
+async def events(response: httpx.Response) -> AsyncGenerator[StreamEvent, None]:
     """The events in a response; none in one without content."""
     if response.status_code == httpx.codes.NO_CONTENT:
         return
     async with aclosing(EventSource(response).aiter_sse()) as frames:
         async for frame in frames:
             if frame.data:  # a comment, or when to reconnect, comes as one without
-                yield Event(frame.id, frame.event, frame.json())
+                yield StreamEvent(frame.id, frame.event, frame.json())

@@ -18,10 +18,10 @@ from opencode_async import (
     TextPart,
 )
 from opencode_async.testing import (
-    Event,
     Impostor,
     LiveClient,
     ScriptedServer,
+    StreamEvent,
     live,
     scripted_server,
 )
@@ -79,7 +79,7 @@ async def test_the_whole_app(client: LiveClient, opencode_server: ScriptedServer
     )
     async with client.follow(conversation=conversation, after="1.1.1") as events:
         async for event in events:
-            assert_type(event, Event)
+            assert_type(event, StreamEvent)
             print(event.id, event.event, event.data["message_id"])
     ask = await client.asked(message, within=10)
     await client.answer(message, ask, PermissionReply("once"))
