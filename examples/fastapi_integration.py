@@ -17,6 +17,7 @@ It runs as it is; the queue and the board of activities are then in this process
 import asyncio
 import logging
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -52,6 +53,7 @@ from opencode_async import (
     TurnResult,
     TurnSettings,
 )
+from opencode_async.observability.events import Event
 
 # ------------------------------------------------------------------------------------------------
 # 1. Tables: keys, foreign keys and everything else are the app's; migrations, too
@@ -100,17 +102,24 @@ engine = create_engine(os.environ["DATABASE_URL"])
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 
 # ------------------------------------------------------------------------------------------------
-# 2. Adapters: each error that no caller can be given, once. Sentry's, say, is
-#    `sentry_sdk.capture_exception(error, level=severity, contexts={"opencode": context})`.
-#    `context` holds ids and names, never what anybody wrote.
+# 2. Adapters: each error that no caller can be given, and each event of a turn's life, once. They
+#    hold ids and names, never what anybody wrote. With Sentry and structlog they are as short;
+#    OpenTelemetry's spans and metrics are `OpenTelemetry()` of `opencode_async.observability.otel`,
+#    as `instrumentation=` and as `tracer=`.
 # ------------------------------------------------------------------------------------------------
 
 log = logging.getLogger("app.agent")
+counted: Counter[str] = Counter()  # for the app's metrics
 
 
 def report(error: BaseException, *, severity: str, context: dict[str, str]) -> None:
     level = logging.ERROR if severity == "error" else logging.WARNING
     log.log(level, "%s (%s)", type(error).__name__, context, exc_info=error)
+
+
+def instrument(happened: Event) -> None:
+    counted[happened.name] += 1
+    log.debug("%s %s", happened.name, happened.payload)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -225,6 +234,7 @@ agent = Opencode(
     observer_factory=ToBoard,
     on_turn_finished=on_turn_finished,
     error_reporter=report,
+    instrumentation=instrument,
 )
 
 
@@ -287,3 +297,8 @@ async def order_report(
 async def doing() -> dict[str, str]:
     """For the team: what the agents are at, not what they say."""
     return {str(conversation): what for conversation, what in board.items()}
+
+
+@app.get("/metrics")
+async def metrics() -> dict[str, int]:
+    return dict(counted)

@@ -76,6 +76,10 @@ async def test_a_turn_with_everything_around_it(
         assert ordered[0].json() == ordered[1].json()
         assert (await http.post(path, params=day, headers=BEN)).status_code == 404
         assert (await http.get(f"/agent/messages/{message}", headers=BEN)).status_code == 404
+        counted = (await http.get("/metrics")).json()
+        assert counted["turn.posted"] == 2
+        assert counted["ask.resolved"] == 1
+        assert counted["turn.finished"] >= 1
     asked = [str(request.body["messages"]) for request in opencode.model.requests]
     assert any("You work for ann. Their project is Otters." in each for each in asked)
 
