@@ -102,10 +102,10 @@ engine = create_engine(os.environ["DATABASE_URL"])
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 
 # ------------------------------------------------------------------------------------------------
-# 2. Adapters: each error that no caller can be given, and each event of a turn's life, once. They
-#    hold ids and names, never what anybody wrote. With Sentry and structlog they are as short;
-#    OpenTelemetry's spans and metrics are `OpenTelemetry()` of `opencode_async.observability.otel`,
-#    as `instrumentation=` and as `tracer=`.
+# 2. Adapters: they hear of each error that no caller can be given, and of each event in the life of
+#    a turn: ids, names and numbers, never what anybody wrote. With Sentry and structlog they are as
+#    short (README, Watching it). For OpenTelemetry's spans and metrics, `OpenTelemetry()` of
+#    `opencode_async.observability.otel` is both the `instrumentation=` and the `tracer=`.
 # ------------------------------------------------------------------------------------------------
 
 log = logging.getLogger("app.agent")
