@@ -15,9 +15,10 @@ from uuid import UUID, uuid4
 
 from fastapi import BackgroundTasks, Depends, FastAPI, Form, HTTPException
 from sqlalchemy import ForeignKey
-from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from examples.database import create_engine
 from opencode_async import (
     ConversationMixin,
     MessageMixin,
@@ -47,7 +48,7 @@ class Message(MessageMixin, Base):
     )
 
 
-engine = create_async_engine(os.environ["DATABASE_URL"])
+engine = create_engine(os.environ["DATABASE_URL"])
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 agent = Opencode(Server.from_env(), sessions, Tables(Conversation, Message))
 

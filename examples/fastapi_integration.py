@@ -20,15 +20,16 @@ import os
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID, uuid4
 
 from fastapi import FastAPI, Header, HTTPException
 from pydantic import BaseModel
-from sqlalchemy import ForeignKey, event
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlalchemy import ForeignKey
+from sqlalchemy.ext.asyncio import async_sessionmaker
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from examples.database import create_engine
 from opencode_async import (
     Access,
     Ask,
@@ -84,18 +85,6 @@ class AgentAsk(AskMixin, Base):
     __tablename__ = "asks"
     id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
     message_id: Mapped[UUID] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"))
-
-
-def create_engine(url: str) -> AsyncEngine:
-    engine = create_async_engine(url)
-    if engine.dialect.name == "sqlite":
-
-        @event.listens_for(engine.sync_engine, "connect")
-        def let_readers_and_writers_be(connection: Any, record: object) -> None:
-            for pragma in ("journal_mode = wal", "synchronous = normal", "busy_timeout = 10000"):
-                connection.execute(f"PRAGMA {pragma}").close()
-
-    return engine
 
 
 engine = create_engine(os.environ["DATABASE_URL"])

@@ -10,12 +10,13 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import FastAPI, Header
-from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
+from sqlalchemy.ext.asyncio import async_sessionmaker
 
+from examples.database import create_engine
 from examples.existing_tables.models import Comment, Ticket
 from opencode_async import Access, Opencode, Permissions, Server, Tables, TurnSettings
 
-engine = create_async_engine(os.environ["DATABASE_URL"])
+engine = create_engine(os.environ["DATABASE_URL"])
 sessions = async_sessionmaker(engine, expire_on_commit=False)
 
 
