@@ -16,8 +16,9 @@ from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import InstanceState, SessionTransactionOrigin, lazyload
+from sqlalchemy.pool import StaticPool
 
-from opencode_async.errors import TransactionOpen, UsageError
+from opencode_async.errors import SharedConnection, TransactionOpen, UsageError
 from opencode_async.models import LibraryRow
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.protocol.wire import clean
@@ -54,11 +55,22 @@ def sessions_of(sessionmaker: Sessions) -> Sessions:
 
 
 def sessions_beside(db: AsyncSession, kind: type[LibraryRow]) -> Sessions:
-    """A factory of short sessions on the database of ``db``; raises ``TransactionOpen``."""
+    """A factory of short sessions on the database of ``db``; raises ``SharedConnection``."""
+    return async_sessionmaker(AsyncEngine(engine_of(db, kind)), expire_on_commit=False)
+
+
+def engine_of(db: AsyncSession, kind: type[LibraryRow]) -> Engine:
+    """The engine that ``db`` takes a connection of its own from.
+
+    Raises ``SharedConnection`` where it has the same one as other sessions. What these do at once
+    then fails, or is rolled back with what another does (SQLite, asyncpg: measured).
+    """
     bind = db.sync_session.get_bind(mapper=sa_inspect(kind))
     if not isinstance(bind, Engine):
-        raise TransactionOpen("is bound to one connection, whose transaction another owns")
-    return async_sessionmaker(AsyncEngine(bind), expire_on_commit=False)
+        raise SharedConnection("is bound to one connection, whose transaction another owns")
+    if isinstance(bind.pool, StaticPool):
+        raise SharedConnection("has the one connection of a StaticPool, as :memory: has")
+    return bind
 
 
 async def release(db: AsyncSession) -> None:

@@ -6,6 +6,7 @@
     ├── UsageError                 the host's code asks for something that cannot be
     │   ├── NotRunning             an ``Opencode`` or client used outside its ``async with``
     │   ├── TransactionOpen        a ``db`` whose transaction is not the library's to commit
+    │   │   └── SharedConnection   …for all sessions have one connection: rolled back per test, say
     │   ├── SchemaError            a table lacks what the library needs of it
     │   ├── BinaryNotFound         no ``opencode`` executable to start
     │   ├── UnprotectedServer      a server without a password that others may reach
@@ -69,12 +70,25 @@ class NotRunning(UsageError):
 class TransactionOpen(UsageError):
     """A ``db`` cannot be used because its transaction is not the library's to commit."""
 
+    remedy = (
+        "Session and Turn commit it before each wait on the network, so commit first, and leave "
+        "any `async with db.begin()` block"
+    )
+
     def __init__(self, reason: str) -> None:
-        super().__init__(
-            f"this db {reason}; Session and Turn commit it before each wait on the network, "
-            f"so commit first, and leave any `async with db.begin()` block"
-        )
+        super().__init__(f"this db {reason}; {self.remedy}")
         self.reason = reason
+
+
+class SharedConnection(TransactionOpen):
+    """All sessions of a host's factory have one connection: a test's that is rolled back, say."""
+
+    remedy = (
+        "turns run in sessions of their own, beside whoever starts them, and on one connection "
+        "these break into each other's transactions. Bind sessions to an engine with a pool, and "
+        "instead of a rollback delete the rows after each test, or give each a database of its "
+        "own: for SQLite a file in tmp_path, not :memory: (README, Testing your app)"
+    )
 
 
 class SchemaError(UsageError):

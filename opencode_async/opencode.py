@@ -20,7 +20,15 @@ from opencode_async.brokers.memory import MemoryBroker
 from opencode_async.client.client import OpencodeClient
 from opencode_async.client.pool import ClientPool
 from opencode_async.client.server import Server, as_server
-from opencode_async.database import Sessions, as_key, is_away, key_of, release, sessions_of
+from opencode_async.database import (
+    Sessions,
+    as_key,
+    engine_of,
+    is_away,
+    key_of,
+    release,
+    sessions_of,
+)
 from opencode_async.errors import ConversationNotFound, NotRunning, OpencodeConnectionError
 from opencode_async.models import ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter, guarded, log_error
@@ -135,10 +143,13 @@ class Opencode(Generic[ConversationT, MessageT]):
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
+        """Start; raises ``SharedConnection`` for a sessionmaker that turns cannot run beside."""
         await self._start(recovering=True)
         return self
 
     async def _start(self, *, recovering: bool) -> None:
+        for kind in self.tables.all:
+            engine_of(self.sessionmaker(), kind)
         async with AsyncExitStack() as stack:
             pool = ClientPool(self.server, self.error_reporter, self._instrumentation)
             self._pool = await stack.enter_async_context(pool)

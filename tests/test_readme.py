@@ -12,15 +12,16 @@ from typing import Any
 import pytest
 import sentry_sdk
 import structlog
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
+from sqlalchemy import func, select
 
 from opencode_async import Artifact, MessageMixin, Permission, ReasoningPart, Server, ToolPart
-from opencode_async.testing import ScriptedServer
+from opencode_async.testing import Impostor, ScriptedServer
 from tests.support.hosts import engine_for
 from tests.support.serving import listening, serving
 
@@ -31,7 +32,7 @@ SERVER = '"http://localhost:4096"'
 DATABASE = 'create_async_engine("postgresql+asyncpg://localhost/app")'
 
 
-def quickstart(url: str, server: ScriptedServer) -> dict[str, Any]:
+def quickstart(url: str, server: Server) -> dict[str, Any]:
     """The names of the quickstart, on that database and server."""
     code = BLOCKS["quickstart"]
     assert SERVER in code
@@ -54,7 +55,7 @@ async def execute(code: str, names: dict[str, Any]) -> None:
 def test_every_python_block_is_known_here() -> None:
     assert set(BLOCKS) == {
         *("quickstart", "turn", "turns", "settings", "asks", "tenants"),
-        *("show", "display", "script", "testing", "impostor", "errors", "files"),
+        *("show", "display", "script", "testing", "impostor", "deleting", "errors", "files"),
         *("structlog", "sentry", "otel"),
     }
     assert README.count("```python") == len(BLOCKS)
@@ -77,11 +78,7 @@ async def test_the_quickstart_answers(database_url: str, opencode: ScriptedServe
 
 
 async def test_the_blocks_for_python_run_in_turn(
-    database_url: str,
-    opencode: ScriptedServer,
-    opencode_binary: Path,
-    tmp_path: Path,
-    capsys: Any,
+    database_url: str, opencode: ScriptedServer, tmp_path: Path, capsys: Any
 ) -> None:
     names = quickstart(database_url, opencode)
     async with names["engine"].begin() as connection:
@@ -100,14 +97,10 @@ async def test_the_blocks_for_python_run_in_turn(
         message: MessageMixin = names["message"]
         names["message"] = await db.get_one(type(message), message.id)
         await execute(BLOCKS["errors"], names)
-        names |= {"tmp_path": tmp_path, "binary": opencode_binary}
-        another = names["Conversation"](user_id=1)  # the other's session is on another server
-        db.add(another)
-        await db.commit()
-        await execute(BLOCKS["testing"], names | {"conversation": another})
         third = names["Conversation"](user_id=1)
         db.add(third)
         await db.commit()
+        names["tmp_path"] = tmp_path
         await execute(BLOCKS["impostor"], names | {"conversation": third})
         await execute(BLOCKS["script"].replace(SERVER, "server"), names)
         await execute(BLOCKS["show"], names)
@@ -207,3 +200,32 @@ async def test_the_recipe_for_opentelemetry(
     turns = [s for s in exporter.get_finished_spans() if s.name.startswith("invoke_agent")]
     assert [(s.attributes or {})["opencode.message.id"] for s in turns] == [message_id]
     tracers.shutdown()
+
+
+async def test_the_block_for_tests_is_one_and_its_rows_can_be_deleted(
+    database_url: str, tmp_path: Path
+) -> None:
+    impostor = Impostor(tmp_path)
+    names = quickstart(database_url, impostor.server)
+    asked: list[dict[str, Any]] = []
+
+    def create_app(server: Server, url: str) -> FastAPI:
+        assert (server, url) == (impostor.server, f"sqlite+aiosqlite:///{tmp_path}/app.db")
+        app: FastAPI = names["app"]
+
+        @app.get("/about")
+        async def about(request: Request) -> None:
+            asked.append(dict(request.headers))
+
+        return app
+
+    names["create_app"] = create_app
+    await execute(BLOCKS["testing"], names)
+    await names["test_the_agent_is_told_no"](impostor, tmp_path)
+    assert asked[0]["x-user"] == "ann"
+    count = select(func.count()).select_from(names["Message"])
+    async with names["sessions"]() as db:
+        assert await db.scalar(count) == 2
+        await execute(BLOCKS["deleting"], names)
+        assert await db.scalar(count) == 0
+    await names["engine"].dispose()

@@ -2,37 +2,21 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import event
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from examples import database
 from opencode_async import ArtifactStore, DirectoryArtifactStore
 
 FOLDER = Path(".demo")
-# Readers and writers let each other be; a commit need not wait for the disk; writers queue.
-PRAGMAS = (
-    "journal_mode = wal",
-    "synchronous = normal",
-    "busy_timeout = 10000",
-    "foreign_keys = on",
-)
 
 
 def create_engine(url: str | None) -> AsyncEngine:
-    """An engine for the URL, or for a SQLite file; SQLite is told to let readers and writers be."""
+    """An engine for the URL, or for a SQLite file."""
     if url is None:
         FOLDER.mkdir(exist_ok=True)
         url = f"sqlite+aiosqlite:///{FOLDER / 'chat.db'}"
-    engine = create_async_engine(url)
-    if engine.dialect.name == "sqlite":
-
-        @event.listens_for(engine.sync_engine, "connect")
-        def configure(connection: Any, record: object) -> None:
-            for pragma in PRAGMAS:
-                connection.execute(f"PRAGMA {pragma}").close()
-
-    return engine
+    return database.create_engine(url)
 
 
 def create_store() -> ArtifactStore:

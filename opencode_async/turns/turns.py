@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session as SyncSession
 from sqlalchemy.orm import SessionTransaction
 
 from opencode_async.brokers.broker import EventBroker, conversation_topic, turn_topic
-from opencode_async.database import Sessions, as_key, locked
+from opencode_async.database import Sessions, as_key, engine_of, locked
 from opencode_async.database_time import database_time
 from opencode_async.errors import MessageNotFound, UsageError
 from opencode_async.models import PENDING, QUEUED, TERMINAL, ConversationT, MessageT
@@ -101,7 +101,8 @@ class Turns(Generic[ConversationT, MessageT]):
         ``values`` fills the host's own columns of both rows. With ``db`` the rows are written in
         the caller's transaction and flushed, not committed; the turn is dispatched once that
         commits. A repeated ``idempotency_key`` gives the row of the first call. Raises
-        ``ConversationNotFound``, ``QueueFull`` and ``IdempotencyMismatch``, too.
+        ``ConversationNotFound``, ``QueueFull`` and ``IdempotencyMismatch``, too, and
+        ``SharedConnection`` for a ``db`` whose commit is not the end of its transaction.
         """
         conversation_id = as_key(self._conversation, conversation_id)
         post = Post(text, agent, model, on_busy, idempotency_key, values or {})
@@ -316,6 +317,7 @@ class Turns(Generic[ConversationT, MessageT]):
 
         A new one is dispatched once that commits.
         """
+        engine_of(db, self._message)
         message, new = await self._insert(db, conversation_id, post)
         if new:
             self._dispatch_after(db, message.id, conversation_id)

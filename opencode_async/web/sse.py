@@ -73,10 +73,13 @@ async def chunks(
             else:
                 yield PING
     finally:
-        for task in (coming, leaving):
-            task.cancel()
-        await asyncio.wait((coming, leaving))
-        await batches.aclose()
+        # Where the browser is gone, the cancellation comes again at each wait; what is left alone
+        # here would still use the database when the app has closed it.
+        with anyio.CancelScope(shield=True):
+            for task in (coming, leaving):
+                task.cancel()
+            await asyncio.wait((coming, leaving))
+            await batches.aclose()
 
 
 def retry(comment: str) -> bytes:

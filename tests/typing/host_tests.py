@@ -2,13 +2,30 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, assert_type
 
 import pytest
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
-from opencode_async import Finished, Opencode, PartDelta, Server, Tables, TextPart
-from opencode_async.testing import Impostor, scripted_server
-from tests.typing.quickstart import Base, Conversation, Message
+from opencode_async import (
+    Finished,
+    Opencode,
+    PartDelta,
+    PermissionReply,
+    QuestionReply,
+    Server,
+    Tables,
+    TextPart,
+)
+from opencode_async.testing import (
+    Impostor,
+    LiveClient,
+    ScriptedServer,
+    StreamEvent,
+    live,
+    scripted_server,
+)
+from tests.typing.quickstart import Base, Conversation, Message, app
 
 Agent = Opencode[Conversation, Message]
 
@@ -55,3 +72,28 @@ async def test_what_the_agent_does_is_told_here(tmp_path: Path) -> None:
         impostor.faults.cut("message.part.delta")
         server: Server = impostor.server
         assert server.directory == tmp_path
+
+
+@pytest.fixture
+async def client(impostor: Impostor) -> AsyncIterator[LiveClient]:
+    async with impostor, live(app, prefix="/agent", headers={"X-User": "ann"}) as client:
+        yield client
+
+
+async def test_the_whole_app(client: LiveClient, opencode_server: ScriptedServer) -> None:
+    conversation = await client.conversation("A title")
+    message = await client.post(
+        conversation, "Hello", files={"a.txt": b"A"}, on_busy="enqueue", idempotency_key="1"
+    )
+    async with client.follow(conversation=conversation, after="1.1.1") as events:
+        async for event in events:
+            assert_type(event, StreamEvent)
+            print(event.id, event.event, event.data["message_id"])
+    ask = await client.asked(message, within=10)
+    await client.answer(message, ask, PermissionReply("once"))
+    await client.answer(message["id"], 7, QuestionReply([["Blue"]]))
+    await client.cancel(message)
+    assert_type(await client.finished(message), dict[str, Any])
+    assert await client.messages(conversation) == [await client.message(message)]
+    assert (await client.http.get("/own")).status_code == 200
+    assert opencode_server.model.requests

@@ -2,16 +2,18 @@
 
 # No postponed annotations: FastAPI resolves those of nested functions from the module's names.
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
+import anyio
 from fastapi import Depends, FastAPI
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opencode_async import Access, Timings
 from opencode_async.testing import ScriptedServer
+from opencode_async.web.sse import chunks
 from tests.support.hosts import Host, host
 from tests.support.serving import listening, serving
 
@@ -134,3 +136,36 @@ async def test_followers_that_vanish_leave_nothing_behind(
             (only,) = [event async for event in events]
     assert only.event == "finished"
     await app.holds_no_connection()
+
+
+async def test_nothing_is_left_of_the_stream_of_somebody_who_vanished() -> None:
+    reading, leaving, closed = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    left = []
+
+    async def batches() -> AsyncGenerator[Any, None]:
+        try:
+            reading.set()
+            await asyncio.Event().wait()
+            yield []
+        finally:
+            leaving.set()
+            await closed.wait()  # a connection is closed gracefully, say
+            left.append("the database")
+
+    async def read() -> None:
+        async for _ in chunks(batches(), anyio.Event(), 15):
+            pass
+
+    async def close() -> None:
+        await leaving.wait()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        closed.set()
+
+    closing = asyncio.create_task(close())
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(read)
+        await reading.wait()
+        tasks.cancel_scope.cancel()  # which cancels at every wait, until the block is left
+    assert left == ["the database"]
+    await closing
