@@ -15,7 +15,7 @@ from opencode_async.testing.impostor import RealClock
 from opencode_async.testing.impostor.serving import serving
 from opencode_async.testing.scripted_model import Asked
 
-LATENCY = 0.1  # s: what a step takes the real one at least; limits are heeded meanwhile
+LATENCY = 0.03  # s before each step: the library heeds limits while the model thinks
 LONG = 1.0  # s: from there on a wait is one for a provider
 SPEED = 20.0  # times as fast such a wait is over
 

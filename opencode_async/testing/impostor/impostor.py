@@ -75,8 +75,8 @@ class Impostor:
 
     @property
     def requests(self) -> list[Asked]:
-        """What its model was asked so far, oldest first."""
-        return self.world.asked
+        """What its model was asked so far, oldest first; at most the last 500."""
+        return list(self.world.asked)
 
     def on(self, matching: Matching) -> Story:
         """Begin to tell what the agent does when a prompt matches.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections import deque
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +18,7 @@ from opencode_async.testing.impostor.model import Reply, Request, Teller
 from opencode_async.testing.impostor.store import Ids, Store
 from opencode_async.testing.scripted_model import Asked
 from opencode_async.testing.scripted_model.request import script_of
+from opencode_async.testing.scripted_model.server import KEPT_REQUESTS
 
 Json = dict[str, Any]
 VERSION = "1.18.33"
@@ -35,7 +37,7 @@ class World:
     ids: Ids = field(default_factory=Ids)
     faults: Faults = field(default_factory=Faults)
     directories: dict[str, str] = field(default_factory=dict)
-    asked: list[Asked] = field(default_factory=list)
+    asked: deque[Asked] = field(default_factory=lambda: deque(maxlen=KEPT_REQUESTS))
     answers: int = 0
     """How many the model has streamed, for the ids of its calls."""
 
