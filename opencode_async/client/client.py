@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, suppress
 from dataclasses import dataclass
@@ -236,7 +237,12 @@ class OpencodeClient:
         """
         check_model(model)
         body = prompt_body(
-            new_prompt_id(), new_part_ids(1), text, agent=agent, model=model, system=system
+            new_prompt_id(time.time()),
+            new_part_ids(1),
+            text,
+            agent=agent,
+            model=model,
+            system=system,
         )
         return stream(self, session_id, body, limits or Limits())
 

@@ -14,9 +14,14 @@ from typing import Any
 from opencode_async.protocol.wire import clean
 
 
-def new_prompt_id() -> str:
-    """An id for a prompt's message, unique across all sessions of all servers."""
-    return f"msg_{uuid.uuid4().hex}"
+def new_prompt_id(now: float) -> str:
+    """An id for a prompt's message, unique across all sessions of all servers.
+
+    It begins with the time, ``now`` in seconds since 1970, as OpenCode's own ids do: 1.15.13 and
+    1.17.19 take an answer for one of an earlier prompt unless its id is greater, and answer again
+    and again (measured; 1.18.33 goes by other times).
+    """
+    return f"msg_{int(now * 1000) * 0x1000 % 2**48:012x}{uuid.uuid4().hex[:20]}"
 
 
 def new_part_id() -> str:
@@ -92,8 +97,8 @@ def prompt_body(
     return body
 
 
-def with_fresh_ids(body: dict[str, Any]) -> dict[str, Any]:
-    """The same prompt as a new one, for a session that never saw the first."""
+def with_fresh_ids(body: dict[str, Any], now: float) -> dict[str, Any]:
+    """The same prompt as a new one, which no session has seen."""
     ids = new_part_ids(len(body["parts"]))
     parts = [{**part, "id": part_id} for part, part_id in zip(body["parts"], ids, strict=True)]
-    return {**body, "messageID": new_prompt_id(), "parts": parts}
+    return {**body, "messageID": new_prompt_id(now), "parts": parts}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -46,7 +47,7 @@ def prompt_columns(
     if trace:
         request["trace"] = dict(trace)
     part_ids = new_part_ids(1 + len(images))
-    return {"prompt_id": new_prompt_id(), "part_ids": part_ids, "request": request}
+    return {"prompt_id": new_prompt_id(time.time()), "part_ids": part_ids, "request": request}
 
 
 def body_of(row: MessageMixin, settings: TurnSettings) -> dict[str, Any]:

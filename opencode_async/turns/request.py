@@ -118,24 +118,25 @@ class TurnRequest:
             check_lease=self._check_lease,
             failed=self._failed,
         )
+        now = time.time()
         await self._store(
             {
                 "uploaded": uploaded | seeds,
                 "trace": self.trace or dict(trace),
-                "body": body_of(self._row, settings),
+                # Its ids are of this moment: the prompt may have waited for others.
+                "body": with_fresh_ids(body_of(self._row, settings), now),
                 "limits": settings.limits.to_json(),
                 "asks": settings.asks.to_json(),
                 "conversation_budget": settings.conversation_budget,
                 "permissions": settings.permissions.to_json(),
-                "began": time.time(),
+                "began": now,
             }
         )
 
     async def readdress(self) -> str:
         """Give it ids of its own, for another session than it was meant for; the prompt's."""
-        body = with_fresh_ids(self._stored["body"])
-        ids = {"prompt_id": body["messageID"], "part_ids": [part["id"] for part in body["parts"]]}
-        await self._store({**self._stored, "body": body}, **ids)
+        body = with_fresh_ids(self._stored["body"], time.time())
+        await self._store({**self._stored, "body": body})
         return str(body["messageID"])
 
     async def body(self) -> dict[str, Any]:
@@ -143,10 +144,13 @@ class TurnRequest:
         body: dict[str, Any] = self._stored["body"]
         return body if self._policy is None else await with_images(body, self._policy.store)
 
-    async def _store(self, request: dict[str, Any], **ids: Any) -> None:
-        if await self._lease.store({"request": request, **ids}) is not None:
+    async def _store(self, request: dict[str, Any]) -> None:
+        body = request["body"]
+        ids = [part["id"] for part in body["parts"]]
+        columns = {"request": request, "prompt_id": body["messageID"], "part_ids": ids}
+        if await self._lease.store(columns) is not None:
             self._heed_stop()
-        self._row.request = request
+        self._row.request, self._row.prompt_id = request, body["messageID"]
 
     @property
     def _stored(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -61,7 +62,7 @@ class Witness:
     async def prompt(self, session_id: str, text: str, **body: Any) -> Json:
         """Post a prompt; what was posted."""
         part = {"id": new_part_id(), "type": "text", "text": text}
-        posted = {"messageID": new_prompt_id(), "parts": [part], **body}
+        posted = {"messageID": new_prompt_id(time.time()), "parts": [part], **body}
         await self.post(session_id, posted)
         return posted
 
