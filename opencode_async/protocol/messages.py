@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from opencode_async.protocol.parts import Part, part_from_wire
-from opencode_async.protocol.wire import mapping, number, objects, optional_text, text
+from opencode_async.protocol.wire import amount, mapping, number, objects, optional_text, text
 
 URL = re.compile(r"\b[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 ABORTED = "MessageAbortedError"
@@ -57,11 +57,11 @@ class Usage:
         cache = tokens.get("cache")
         cache = cache if isinstance(cache, Mapping) else {}
         return cls(
-            cost=float(number(info, "cost")),
-            input=int(number(tokens, "input")),
-            output=int(number(tokens, "output")),
-            cache_read=int(number(cache, "read")),
-            cache_write=int(number(cache, "write")),
+            cost=float(amount(info, "cost")),
+            input=int(amount(tokens, "input")),
+            output=int(amount(tokens, "output")),
+            cache_read=int(amount(cache, "read")),
+            cache_write=int(amount(cache, "write")),
         )
 
     @classmethod

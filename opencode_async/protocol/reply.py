@@ -177,7 +177,6 @@ class Reply:
         """Take from REST what the stream did not bring; ``None`` as with ``reconcile``."""
         theirs = {child: exchange.theirs.get(child, ()) for child in exchange.children}
         for session_id, answers in {self.session_id: exchange.answers, **theirs}.items():
-            self._forget(session_id)  # what a subagent did before its call was known
             known = self._answers.setdefault(session_id, {})
             for answer in answers:
                 if answer.info.id not in known or answer.info.completed:
@@ -203,6 +202,9 @@ class Reply:
         its text there only when it has ended, so what streamed is kept. Any earlier empty one is
         the truth, of an attempt that failed.
         """
+        # Of subagents that REST tells of, nothing is added that was held: it may lack a beginning.
+        for held in [*self._early] if final else filter(None, map(child_of, parts)):
+            self._forget(held)
         known, truth = _by_session(self._parts), _by_session(parts)
         # Each session's last text, if it is empty, unless that is the truth.
         unknown = set() if final else {_last_empty(told) for told in truth.values()}
@@ -279,6 +281,8 @@ class Reply:
             return self._keep(event, event.message_id)
         if index not in self._open or event.part_id in self._torn or event.part_id in self._dropped:
             return []  # REST gave the whole part before the stream did, or will
+        if isinstance(self._parts[index], ToolPart):
+            return []  # it has no text to append to
         self._text[index].append(event.delta)
         return [PartDelta(index, event.delta)] if event.delta else []
 
@@ -449,6 +453,7 @@ def _is_over(part: Part, unknown: Container[str | None]) -> bool:
 def _difference(index: int, old: Part, new: Part) -> ReplyChange:
     """The shortest way to tell a follower who has ``old``."""
     was, now = _content(old), _content(new)
-    if type(old) is type(new) and was and now.startswith(was):
+    alike = type(old) is type(new) and old.subagent == new.subagent
+    if alike and was and now.startswith(was):
         return PartDelta(index, now[len(was) :])
     return PartUpdated(index, new)

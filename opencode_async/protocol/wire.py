@@ -8,6 +8,7 @@ streamed, compared and stored is the same text.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
@@ -20,7 +21,16 @@ def _refused(constant: str) -> NoReturn:
     raise ValueError(constant)
 
 
-DECODER = json.JSONDecoder(parse_constant=_refused)
+def _finite(literal: str) -> float:
+    """Python would read 1e999 as infinite."""
+    value = float(literal)
+    return value if math.isfinite(value) else _refused(literal)
+
+
+DECODER = json.JSONDecoder(parse_constant=_refused, parse_float=_finite)
+DEEPEST = 100  # levels of nesting: Python writes, compares and copies what it reads only so deep
+GREATEST = 2**53  # beyond it the server itself, which is JavaScript, cannot count
+MOST = 10**12  # tokens or money of one step: millions of steps can be added up in a BIGINT
 
 
 class Malformed(ValueError):
@@ -33,7 +43,10 @@ def clean(text: str) -> str:
 
 
 def loads(raw: str | bytes) -> Any:
-    """Parse JSON and clean every string in it; raises ``Malformed`` for what is not JSON."""
+    """Parse JSON and clean every string in it; raises ``Malformed`` for what is not JSON.
+
+    What is nested deeper than anybody means to becomes ``None``.
+    """
     try:
         return _loaded(raw)
     except (ValueError, RecursionError) as error:
@@ -44,18 +57,20 @@ def _loaded(raw: str | bytes) -> Any:
     document = raw if isinstance(raw, str) else raw.decode()
     value = DECODER.decode(document)
     # Such characters can only arrive as \u escapes, so nearly every frame skips the walk.
-    if "\\u0000" in document or "\\ud" in document.lower():
-        return _cleaned(value)
+    escaped = "\\u0000" in document or "\\ud" in document.lower()
+    if escaped or document.count("[") + document.count("{") > DEEPEST:
+        return _cleaned(value, DEEPEST)
     return value
 
 
-def _cleaned(value: Any) -> Any:
+def _cleaned(value: Any, levels: int) -> Any:
     if isinstance(value, str):
         return clean(value)
     if isinstance(value, list):
-        return [_cleaned(item) for item in value]
+        return [_cleaned(item, levels - 1) for item in value] if levels else None
     if isinstance(value, dict):
-        return {clean(key): _cleaned(item) for key, item in value.items()}
+        pairs = value.items()
+        return {clean(k): _cleaned(v, levels - 1) for k, v in pairs} if levels else None
     return value
 
 
@@ -83,7 +98,15 @@ def optional_text(source: Mapping[str, Any], key: str) -> str | None:
 def number(source: Mapping[str, Any], key: str) -> float:
     """A number, 0 where it is absent or something else (``true`` is not a number)."""
     value = source.get(key)
-    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else 0
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        return 0
+    return value if abs(value) <= GREATEST else 0
+
+
+def amount(source: Mapping[str, Any], key: str) -> float:
+    """A number of tokens or of money: 0 where it is absent, negative or beyond all reason."""
+    value = number(source, key)
+    return value if 0 <= value <= MOST else 0
 
 
 def objects(value: object) -> list[Mapping[str, Any]]:

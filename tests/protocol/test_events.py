@@ -291,6 +291,13 @@ def test_what_an_info_may_lack_has_defaults() -> None:
     assert MessageInfo.from_wire(info | odd) == MessageInfo("m", S, "assistant")
 
 
+def test_costs_that_are_none_count_as_nothing() -> None:
+    odd = {"input": -1, "output": 10**400, "cache": {"read": -0.5, "write": 2**63}}
+    info = {"id": "m", "sessionID": S, "role": "assistant", "cost": -0.5, "tokens": odd}
+    assert MessageInfo.from_wire(info).usage == Usage()
+    assert MessageInfo.from_wire(info | {"cost": 10**400}).usage == Usage()
+
+
 def test_the_diffs_of_a_user_message_make_it_no_summary() -> None:
     assert not MessageInfo.from_wire(USER | {"summary": {"diffs": []}}).summary
 

@@ -281,6 +281,13 @@ def test_a_tool_call_is_replaced_as_it_goes_on() -> None:
     assert replayed(changes) == (tool,)
 
 
+def test_text_for_a_tool_call_is_no_text() -> None:
+    reply = answering(part(raw_tool(T1, "running")))
+    before = reply.result()
+    assert apply(reply, delta("Hello", T1)) == []
+    assert reply.result() == before
+
+
 def test_todos_are_told_when_they_change() -> None:
     event = parsed("todo.updated", sessionID=SESSION, todos=[{"content": "A"}])
     reply = answering()

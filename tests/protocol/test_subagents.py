@@ -200,6 +200,32 @@ def test_a_subagent_that_rest_has_otherwise_needs_a_snapshot() -> None:
     assert reply.result() == truth.parts
 
 
+def test_a_part_that_turns_out_to_be_a_subagents_is_told_whole() -> None:
+    reply = answering(call(link=CHILD), child(CHILD), text(C1, "Half"), *says("")[:1])
+    moved = text(C1, "Half of it.", ended=True, session=CHILD, message="msg_c")
+    assert apply(reply, moved) == [PartUpdated(1, TextPart(C1, "Half of it.", CHILD))]
+
+
+@pytest.mark.parametrize("final", [True, False])
+def test_what_was_held_of_a_subagent_is_not_told_out_of_rests_order(final: bool) -> None:
+    """The stream lost its beginning and nobody noticed: of REST's parts it holds the second."""
+    held = says("Two.", "prt_c2")
+    reply = answering(call(state="pending", description=""), child(CHILD), *held)
+    first, second = (raw_text(id_, "Said.", session=CHILD) for id_ in (C1, "prt_c2"))
+    truth = exchange([raw_call(link=CHILD)], {CHILD: [answer_of(CHILD, first, second)]})
+    state = reply.result()
+    changes = reply.reconcile(truth.parts, final=final)
+    assert changes is not None
+    assert reply.result() == replayed(changes, state) == truth.parts
+
+
+def test_what_was_held_of_a_subagent_that_rest_does_not_know_is_not_told_in_the_end() -> None:
+    reply = answering(call(state="pending", description=""), child(CHILD), *says("Held."))
+    truth = exchange([raw_call()], {})
+    assert reply.reconcile(truth.parts, final=True) is not None
+    assert told(reply.result()) == [("prt_task", None, CHILD)]
+
+
 # -- the same from REST ------------------------------------------------------------------------
 
 

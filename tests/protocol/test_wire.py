@@ -7,7 +7,11 @@ import json
 import pytest
 
 from opencode_async.protocol.wire import (
+    DEEPEST,
+    GREATEST,
+    MOST,
     Malformed,
+    amount,
     clean,
     loads,
     mapping,
@@ -62,7 +66,7 @@ def test_what_is_not_json_is_malformed(raw: str | bytes) -> None:
         loads(raw)
 
 
-@pytest.mark.parametrize("literal", ["NaN", "Infinity", "-Infinity", '{"cost": NaN}'])
+@pytest.mark.parametrize("literal", ["NaN", "-Infinity", '{"cost": NaN}', "1e999", "[-1e999]"])
 def test_numbers_that_json_does_not_have_are_malformed(literal: str) -> None:
     with pytest.raises(Malformed, match="not JSON"):
         loads(literal)
@@ -71,6 +75,30 @@ def test_numbers_that_json_does_not_have_are_malformed(literal: str) -> None:
 def test_a_value_nested_too_deep_is_malformed() -> None:
     with pytest.raises(Malformed):
         loads("[" * 200_000)
+
+
+def test_what_is_nested_deeper_than_python_can_write_is_cut_off() -> None:
+    def nested(levels: int) -> str:
+        return '{"a":[' * (levels // 2) + "7" + "]}" * (levels // 2)
+
+    whole = json.loads(nested(DEEPEST))
+    assert loads(nested(DEEPEST)) == whole
+    assert loads(nested(DEEPEST + 2)) == json.loads(nested(DEEPEST).replace("7", "null"))
+    assert loads(f'["\\u0000",{nested(900)}]')[0] == "\ufffd"
+    wide = "[" + ",".join(["[{}]"] * DEEPEST) + "]"
+    assert loads(wide) == json.loads(wide)
+
+
+def test_amounts_are_such_as_can_be_added_up() -> None:
+    source = {"none": 0, "some": 7, "part": 0.5, "most": MOST}
+    assert [amount(source, key) for key in source] == [0, 7, 0.5, MOST]
+    odd = {"less": -1, "more": MOST + 1, "much": 10**400, "yes": True, "text": "7", "null": None}
+    assert [amount(odd, key) for key in odd] == [0] * len(odd)
+
+
+def test_numbers_beyond_what_the_server_can_count_are_none() -> None:
+    source = {"a": GREATEST, "b": -GREATEST, "c": GREATEST + 1, "d": -(10**400), "e": 1e300}
+    assert [number(source, key) for key in source] == [GREATEST, -GREATEST, 0, 0, 0]
 
 
 def test_fields_are_read_with_their_type_or_not_at_all() -> None:
