@@ -254,7 +254,7 @@ class Answer:
             # In this order: what is read after the session came to rest is the end of it.
             resting = self._reply.idle or await self._at_rest()
             exchange = await self._exchange()
-            self._doubtful = False
+            self._doubtful = self._just_posted and not resting  # nothing may come that tells
             if self._reply.idle and not exchange.concluded:
                 resting = self._reply.idle = not await self._is_early(exchange)
                 if resting:
@@ -339,14 +339,17 @@ class Answer:
         return None
 
     async def _at_rest(self) -> bool:
-        if self._now() - self._posted < JUST_POSTED:
-            return False
-        return not await self._client.busy(self._reply.session_id)
+        return not (self._just_posted or await self._client.busy(self._reply.session_id))
+
+    @property
+    def _just_posted(self) -> bool:
+        """Whether a session that is not said to be busy may only be about to be."""
+        return self._now() - self._posted < JUST_POSTED
 
     async def _is_early(self, exchange: Exchange) -> bool:
         """Whether the idle cannot be this turn's: that of the one before it may come late."""
         begun = exchange.answers or self._reply.error is not None
-        if not begun and self._now() - self._posted < JUST_POSTED:
+        if not begun and self._just_posted:
             self._doubtful = True
             return True
         return await self._client.busy(self._reply.session_id)

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 from opencode_async.client.answer import Answer, Ending
 from opencode_async.client.client import OpencodeClient
-from opencode_async.client.hub import Nudge, Subscription
+from opencode_async.client.hub import Gap, Nudge, Subscription
 from opencode_async.protocol.events import SessionError, SessionIdle
 from opencode_async.protocol.exchange import Exchange, Outcome
 from opencode_async.protocol.limits import Limits, Watchdog
@@ -26,7 +26,7 @@ from tests.protocol.wire_events import (
 )
 from tests.support.hosts import Reports
 
-TIMINGS = Timings(settle=0.1, stop=0.5, look=5.0)
+TIMINGS = Timings(settle=0.1, stop=0.5, look=60.0)
 STEP = stored(answer_info(completed=True, finish="tool-calls"))
 LAST = stored(
     answer_info("msg_last", completed=True, finish="stop"),
@@ -136,3 +136,9 @@ async def test_a_session_that_does_not_obey_is_aborted_at_intervals_until_the_ti
     assert ended.outcome.status == "cancelled"
     assert not ended.settled
     assert 2 <= session.aborts <= 8
+
+
+async def test_an_end_that_a_gap_swallowed_is_not_waited_for_long() -> None:
+    """Just behind a POST the session's rest proves nothing, so it is looked at again soon."""
+    ended = await ending(Session(LAST, working=False), Gap())
+    assert ended.outcome == Outcome("completed", "stop")
