@@ -239,6 +239,11 @@ class Opencode(Generic[ConversationT, MessageT]):
         return self._turns
 
     @property
+    def dispatches(self) -> bool:
+        """Whether turns are handed to the host's ``dispatch``, instead of run where they start."""
+        return self._dispatch is not None
+
+    @property
     def sessions(self) -> Sessions:
         """The host's database sessions as the library uses them: short ones of its own."""
         return sessions_of(self.sessionmaker)

@@ -54,11 +54,14 @@ async def main() -> None:
     with listening:
         here = f"http://127.0.0.1:{port}"
         async with a_server(Path(".demo")) as server:
-            if not isinstance(server, ScriptedServer):
+            if os.environ.get("OPENCODE_BASE_URL"):
                 await Demo(server, f"Chat with {server.url} on {here}", []).serve([listening])
                 return
+            real = isinstance(server, ScriptedServer)
+            stands_in = "a stand-in for OpenCode, which takes npm"
+            whose = f"an OpenCode server of its own ({server.url})" if real else stands_in
             banner = (
-                f"Chat and an OpenCode server of its own ({server.url}) on {here}\n"
+                f"Chat and {whose} on {here}\n"
                 f"The model is a scripted stand-in. Try: {', '.join(SUGGESTIONS)}\n"
                 "Your own model: npm install -g opencode-ai; opencode auth login; "
                 "OPENCODE_SERVER_PASSWORD=… opencode serve; "

@@ -12,7 +12,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in ("typer", "rich"):
             raise
-        sys.exit('opencode-async needs its extra: pip install "opencode-async[cli]"')
+        sys.exit("opencode-async needs its extra, cli: install typer and rich")
     app()
 
 

@@ -22,13 +22,15 @@ def agent_of(app: str) -> Opencode[Any, Any]:
     if "" not in sys.path:
         sys.path.insert(0, "")
     try:
-        found = reduce(getattr, attribute.split("."), importlib.import_module(module))
+        imported = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise
         raise UsageError(
             f"there is no module {module!r} here: run this in your app's folder"
         ) from None
+    try:
+        found = reduce(getattr, attribute.split("."), imported)
     except AttributeError:
         raise UsageError(f"{module} has no {attribute!r}") from None
     if not isinstance(found, Opencode):

@@ -86,7 +86,7 @@ class Answer:
         for line in console.render_lines(self.whole(), options, pad=False)[-height:]:
             yield from line
             yield Segment.line()
-        yield Spinner("dots", self.doing)
+        yield Spinner("dots", Text(self.doing))  # not as markup: a provider's words are in it
 
 
 def part_text(part: Json) -> Text:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from opencode_async.cli.agents import agent_of
-from opencode_async.cli.answer import Answer, bill
+from opencode_async.cli.answer import Answer, bill, safe
 from opencode_async.cli.doctor import examined
 from opencode_async.cli.turns import cancelled, listed, recovered, shown
 from opencode_async.errors import OpencodeError, UsageError
@@ -27,7 +27,7 @@ app = typer.Typer(
 )
 turns = typer.Typer(help="What the turns are doing.", no_args_is_help=True)
 app.add_typer(turns, name="turns")
-console = Console()
+console, complaints = Console(), Console(stderr=True)
 
 App = Annotated[str, typer.Option("--app", help="The Opencode, as module:attribute.")]
 MessageId = Annotated[str, typer.Argument(help="The assistant's message.")]
@@ -51,9 +51,9 @@ def doctor(app: App) -> None:
             if subject != part:
                 part = subject
                 console.print(Text(subject, "bold"))
-            console.print(" ", MARKS[finding.level], Text(finding.what), soft_wrap=True)
+            console.print(" ", MARKS[finding.level], Text(safe(finding.what)), soft_wrap=True)
             if finding.remedy:
-                console.print("    →", Text(finding.remedy, "dim"), soft_wrap=True)
+                console.print("    →", Text(safe(finding.remedy), "dim"), soft_wrap=True)
             fine = fine and finding.level != "error"
         return fine
 
@@ -89,9 +89,17 @@ def ls(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 20,
 ) -> None:
     """List turns, the newest first."""
+    rows = run(listed(loaded(app), status, limit))
+    if not console.is_terminal:
+        for row in rows:  # for other programs: whole, however long
+            console.print(Text("\t".join(map(safe, row))), soft_wrap=True)
+        return
     table = Table("message", "conversation", "status", "began", "cost", "worker", "", box=None)
-    for row in asyncio.run(listed(loaded(app), status, limit)):
-        table.add_row(*map(Text, row))
+    for column in table.columns[:2]:
+        column.no_wrap, column.overflow = True, "fold"
+        column.min_width = max((len(row[0]) for row in rows), default=0)
+    for row in rows:
+        table.add_row(*(Text(safe(value)) for value in row))
     console.print(table)
 
 
@@ -99,7 +107,7 @@ def ls(
 def show(app: App, message_id: MessageId) -> None:
     """Show a turn as it is stored, without what was said."""
     for name, value in run(shown(loaded(app), message_id)).items():
-        console.print(Text(name, "bold"), Text(str(value)), soft_wrap=True)
+        console.print(Text(name, "bold"), Text(safe(str(value))), soft_wrap=True)
 
 
 @turns.command()
@@ -110,10 +118,14 @@ def cancel(app: App, message_id: MessageId) -> None:
 
 @turns.command()
 def recover(app: App) -> None:
-    """Take up what nobody runs although somebody should, and wait for it."""
+    """Take up what nobody runs although somebody should, and wait for it.
+
+    With a dispatch of the app's they are put on its queue instead. Here the app's own lifespan is
+    not run: hooks that need what it opens fail, and with them their turns.
+    """
     found = run(recovered(loaded(app)))
     for key, how in found:
-        console.print(Text(key), Text(how))
+        console.print(Text(safe(key)), Text(how), soft_wrap=True)
     if not found:
         console.print("Every turn has its worker.")
 
@@ -123,5 +135,5 @@ def run(command: Any) -> Any:
     try:
         return asyncio.run(command)
     except OpencodeError as error:
-        console.print(Text(str(error), "red"), soft_wrap=True)
+        complaints.print(Text(safe(str(error)), "red"), soft_wrap=True)
         raise typer.Exit(1) from error

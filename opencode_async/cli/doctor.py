@@ -22,6 +22,5 @@ async def examined(agent: Opencode[Any, Any]) -> AsyncIterator[tuple[str, Findin
     if agent.artifacts is not None:
         async for finding in check_store(agent.artifacts.store):
             yield "files", finding
-    if agent.routers:
-        for finding in check_routes(agent.routers):
-            yield "routes", finding
+    for finding in check_routes(agent.routers):
+        yield "routes", finding

@@ -14,7 +14,7 @@ from opencode_async.opencode import Opencode
 Agent = Opencode[Any, Any]
 NUMBERS = ("cost", "input_tokens", "output_tokens", "cache_read_tokens", "cache_write_tokens")
 STATES = (
-    *("conversation_id", "status", "finish", "error_code", "error_text", "stop_requested"),
+    *("conversation_id", "status", "finish", "error_code", "stop_requested"),
     *("position", "created_at", "finished_at", "prompt_id", "epoch", "cursor"),
     *("lease_owner", "lease_expires_at", *NUMBERS),
 )
@@ -67,9 +67,15 @@ async def cancelled(agent: Agent, message_id: str) -> str:
 
 
 async def recovered(agent: Agent) -> list[tuple[str, str]]:
-    """The turns that had nobody, and how each ended, or who has it now."""
+    """The turns that had nobody, and how each ended, or who has it now.
+
+    With a ``dispatch`` of the host's they are on its queue, and are not run here.
+    """
     async with agent.passive():
-        return [(str(key), await _outcome(agent, key)) for key in await agent.turns.recover()]
+        keys = await agent.turns.recover()
+        if agent.dispatches:
+            return [(str(key), "dispatched") for key in keys]
+        return [(str(key), await _outcome(agent, key)) for key in keys]
 
 
 async def _outcome(agent: Agent, key: Any) -> str:

@@ -41,6 +41,9 @@ def without_parameters(error: BaseException) -> None:
     while link is not None:
         if hasattr(link, "hide_parameters"):
             link.hide_parameters = True
+        if isinstance(link, BaseExceptionGroup):
+            for each in link.exceptions:
+                without_parameters(each)
         link = link.__cause__ or link.__context__
 
 

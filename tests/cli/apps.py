@@ -71,7 +71,7 @@ class App:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "opencode_async.cli", *arguments),
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "200", "TERM": "dumb"},
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "COLUMNS": "80", "TERM": "dumb"},
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )

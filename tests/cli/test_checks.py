@@ -212,6 +212,11 @@ def routes(dependency: Any) -> list[tuple[str, str]]:
     return [(f.level, f.what.split(" ")[0]) for f in check_routes([router])]
 
 
+def test_an_agent_without_routes_is_said_to_be_one() -> None:
+    (finding,) = check_routes([])
+    assert (finding.level, finding.what) == ("warning", "no router of this agent is made there")
+
+
 def test_a_dependency_that_stays_open_is_named_once() -> None:
     assert routes(Depends(get_db)) == [("warning", "get_db")]
     assert routes(Depends(Connected()))[0][0] == "warning"

@@ -418,6 +418,10 @@ async def places(w: Witness) -> None:
     await w.ask("GET", "/file", path="nowhere")
     await w.ask("GET", "/file/content", path="folder/file.txt")
     await w.ask("GET", "/file/content", path="nowhere")
+    made = {"command": r"printf '\0\377a' > a.bin; printf '\374' > latin"}
+    await said(w, f"SCRIPT:bash {json.dumps(made)}")
+    await w.ask("GET", "/file/content", path="a.bin")
+    await w.ask("GET", "/file/content", path="latin")
 
 
 async def other_directory(w: Witness) -> None:

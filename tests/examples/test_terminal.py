@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from opencode_async import OpencodeClient, PartAdded, PartDelta, TextPart, ToolPart
+from opencode_async import OpencodeClient, PartAdded, PartDelta, Retrying, TextPart, ToolPart
 from opencode_async.cli.answer import Answer, part_text, safe
 from opencode_async.testing import ScriptedServer
 from tests.support.parts import REPOSITORY
@@ -144,3 +144,10 @@ def test_only_the_last_lines_are_live(height: int) -> None:
     shown = console.export_text().rstrip().splitlines()
     assert len(shown) <= height
     assert "line 49" in shown
+
+
+async def test_what_a_provider_says_is_not_markup() -> None:
+    answer, console = Answer(), Console(width=80, record=True)
+    answer.take(Retrying(1, "see [/docs/limits] [link=http://evil.invalid]here[/link]", 0.0))
+    console.print(answer)
+    assert "[/docs/limits] [link=http://evil.invalid]here[/link]" in console.export_text()

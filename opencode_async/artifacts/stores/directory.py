@@ -43,6 +43,9 @@ class DirectoryArtifactStore:
         self._root = Path(root).absolute()
         self._partial = self._root / PARTIAL
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({str(self._root)!r})"
+
     async def __aenter__(self) -> Self:
         """Make the folder; raises ``ArtifactStoreError`` where that cannot be done."""
         await self._disk(str(self._root), "cannot use its folder", self._make_ready)

@@ -93,6 +93,9 @@ class S3ArtifactStore:
         self._closing = AsyncExitStack()
         self._entered: Any = None
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._bucket!r})"
+
     async def __aenter__(self) -> Self:
         """Make the client; it connects when it is used, so a bucket that is away is no error."""
         client = self._session.client("s3", endpoint_url=self._endpoint_url, config=self._config)

@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from sqlalchemy import Connection, Table, inspect, select, text
-from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from opencode_async.cli.checks.finding import Finding
@@ -36,7 +35,7 @@ async def check_database(
                     yield finding
             else:
                 yield _skew(await db.scalar(select(database_time())))
-    except (SQLAlchemyError, OSError) as error:
+    except Exception as error:  # SQLAlchemy 2.0 passes on what asyncpg raises while connecting
         reason = str(getattr(error, "orig", None) or error) or type(error).__name__
         remedy = "look at the engine's URL, and whether the database runs"
         yield Finding("error", f"the database does not answer: {reason}", remedy)

@@ -14,6 +14,11 @@ from opencode_async.cli.checks.finding import Finding
 
 def check_routes(routers: Iterable[APIRouter]) -> Iterator[Finding]:
     """Warn of each dependency that yields and stays open behind the answer, as FastAPI has it."""
+    routers = list(routers)
+    if not routers:
+        remedy = "name the agent by a module whose import makes its router, to have that looked at"
+        yield Finding("warning", "no router of this agent is made there", remedy)
+        return
     pinned = {
         call: dependant
         for router in routers

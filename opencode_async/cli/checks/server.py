@@ -76,18 +76,17 @@ def _skew(answer: object) -> Finding:
 
 async def _delivery(client: OpencodeClient) -> Finding:
     """Whether what happens is told: some versions and proxies let only heartbeats through."""
-    session_id = ""
-    try:
-        async with asyncio.timeout(DELIVERY), client.http.events("/event") as frames:
-            async for frame in frames:
-                if not session_id:  # the first frame says that the stream stands
-                    session_id = await client.create_session(title="opencode-async doctor")
-                elif session_id in frame:
-                    return Finding("ok", "its event stream delivers")
-    except TimeoutError:
-        pass
-    finally:
-        if session_id:
+    async with client.http.events("/event") as frames:
+        await anext(frames)  # which says that the stream stands
+        session_id = await client.create_session(title="opencode-async doctor")
+        try:
+            async with asyncio.timeout(DELIVERY):
+                async for frame in frames:
+                    if session_id in frame:
+                        return Finding("ok", "its event stream delivers")
+        except TimeoutError:
+            pass
+        finally:
             await client.delete_session(session_id)
     return Finding(
         "error",

@@ -29,9 +29,10 @@ async def check_store(store: ArtifactStore) -> AsyncIterator[Finding]:
         yield Finding("error", reason, remedy)
         return
     if read == PROBE:
-        yield Finding("ok", f"{type(store).__name__} takes, gives and deletes")
+        yield Finding("ok", f"{store!r} takes, gives and deletes")
     else:
-        yield Finding("error", f"{type(store).__name__} gives other bytes than it took")
+        remedy = "what is stored must come back as it is: try it with check_artifact_store"
+        yield Finding("error", f"{type(store).__name__} gives other bytes than it took", remedy)
 
 
 async def _probe() -> AsyncIterator[bytes]:

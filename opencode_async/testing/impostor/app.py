@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import mimetypes
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -116,11 +118,17 @@ class Routes:
     async def file_content(self, request: Request) -> Response:
         path = os.path.join(self._directory(request), request.query_params["path"])
         try:
-            text = (await asyncio.to_thread(Path(path).read_bytes)).decode()
+            content = await asyncio.to_thread(Path(path).read_bytes)
+        except OSError:
+            content = b""  # as OpenCode has it
+        if b"\0" in content:
+            kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
+            encoded = {"content": base64.b64encode(content).decode(), "encoding": "base64"}
+            return Answer({"type": "binary", **encoded, "mimeType": kind})
+        try:
+            text = content.decode()
         except UnicodeDecodeError:
             return unexpected()
-        except OSError:
-            text = ""  # as OpenCode has it
         return Answer({"type": "text", "content": text.removeprefix("\ufeff").strip()})
 
     async def permissions(self, request: Request) -> Response:
