@@ -96,18 +96,30 @@ def session_of(row: list[Any]) -> str:
 
 
 def place_of(row: list[Any], before: list[list[Any]]) -> int | None:
-    """Where an event belongs: the end of a text behind its words, an ask behind its call."""
+    """Where an event belongs.
+
+    The end of a text behind its words, an ask behind its call, the end of a call that was aborted
+    before the news that it was.
+    """
     name, told = row
     part = told.get("part", {})
     if part.get("type") in ("text", "reasoning") and "end" in part.get("time", {}):
         own = [n for n, other in enumerate(before) if about(other, part["id"])]
         return own[-1] + 1 if own else None
+    if part.get("type") == "tool" and part["state"]["status"] in ("completed", "error"):
+        return next((n for n, other in enumerate(before) if aborted(other, row)), None)
     if name.endswith(".asked"):
         call = told["tool"]["callID"]
         return 1 + min(
             n for n, other in enumerate(before) if other[1].get("part", {}).get("callID") == call
         )
     return None
+
+
+def aborted(row: list[Any], other: list[Any]) -> bool:
+    """Whether it says that the other's session was aborted."""
+    name = row[1].get("error", {}).get("name") if row[0] == "session.error" else None
+    return name == "MessageAbortedError" and session_of(row) == session_of(other)
 
 
 def about(row: list[Any], part_id: str) -> bool:
