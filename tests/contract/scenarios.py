@@ -381,12 +381,10 @@ async def deleted(w: Witness) -> None:
 
 async def deleted_in_turn(w: Witness) -> None:
     session = await w.session()
-    await w.prompt(session, 'SCRIPT:slow {"n": 2, "delay": 1.5}')
-    await w.kind("message.part.delta")
+    await w.prompt(session, "SCRIPT:hang Half of it.")
+    await w.until(lambda e: e["properties"].get("delta") == "Half of it.")
     await w.ask("DELETE", f"/session/{session}")
     await w.ask("GET", f"/session/{session}")
-    await w.ask("GET", "/session/status")
-    await w.kind("session.error", 2)
     await w.ask("GET", "/session/status")
 
 

@@ -13,6 +13,8 @@ they came and without times. Left out, and why:
   and the news that its call runs, events of several sessions, events and answers of REST;
 * a retry's time (the real one's is jittered) and the headers of a provider's answer;
 * in messages of errors the server's stacks and queries, and its guess which model was meant;
+* how a turn ends whose session is deleted meanwhile: the real server's fails on its database, now
+  at once, now behind a retry, and now and then it says nothing;
 * a command's output and exit when it writes in several pieces: how many there are is the system's.
 """
 
