@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from opencode_async import DirectoryArtifactStore, OpencodeClient, Server, Tables
+from opencode_async.cli.checks import clocks
 from opencode_async.cli.checks import server as server_checks
 from opencode_async.cli.checks.database import check_database
 from opencode_async.cli.checks.finding import Finding
@@ -92,7 +93,7 @@ async def test_a_stream_that_delivers_heartbeats_alone(
 async def test_a_clock_that_is_wrong(
     opencode: ScriptedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_checks, "SKEW", -1.0)
+    monkeypatch.setattr(clocks, "SKEW", -1.0)
     ((level, what),) = ill(await of(check_server(opencode)))
     assert (level, what.startswith("its clock differs from this one by")) == ("warning", True)
 

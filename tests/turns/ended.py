@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
+
 from opencode_async import Change, OpencodeClient, Timings
 from opencode_async.testing import ScriptedServer
+from opencode_async.turns.claimed import ClaimedTurn
 from tests.support.hosts import Host, host, nowhere
 
 # Long enough for the provider's retries (up to 38 s apart) and for a machine busy with all of them.
@@ -101,3 +104,17 @@ async def all_ended(
             name: tasks.create_task(ended(app, request)) for name, request in requests.items()
         }
     return {name: task.result() for name, task in running.items()}
+
+
+def lose_first_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the first worker go between the files and the end of its turn, cancelled."""
+    finalized = ClaimedTurn._finalized
+    gone: list[Any] = []
+
+    async def going(turn: Any, ending: Any) -> Any:
+        if not gone:
+            gone.append(turn)
+            raise asyncio.CancelledError
+        return await finalized(turn, ending)
+
+    monkeypatch.setattr(ClaimedTurn, "_finalized", going)

@@ -26,10 +26,9 @@ from opencode_async import (
 from opencode_async.artifacts.message_artifacts import MessageArtifacts
 from opencode_async.database import locked
 from opencode_async.testing import ScriptedServer
-from opencode_async.turns.claimed import ClaimedTurn
 from tests.support.hosts import QUICK, File, Host, Message, host, nowhere
 from tests.support.replay import replay
-from tests.turns.ended import run
+from tests.turns.ended import lose_first_worker, run
 
 BINARY = bytes(range(256)) * 40
 
@@ -338,16 +337,7 @@ async def test_whoever_takes_a_turn_over_keeps_nothing_twice_and_misses_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The first worker goes between the files and the end of its turn."""
-    finalized = ClaimedTurn._finalized
-    gone: list[Any] = []
-
-    async def going(turn: Any, ending: Any) -> Any:
-        if not gone:
-            gone.append(turn)
-            raise asyncio.CancelledError
-        return await finalized(turn, ending)
-
-    monkeypatch.setattr(ClaimedTurn, "_finalized", going)
+    lose_first_worker(monkeypatch)
     async with an_app(database_url, opencode, tmp_path / "kept") as app:
         conversation, folder = await sandboxed(app, opencode)
         command = f"cd {folder} && echo one > a.txt && echo two > b.txt"

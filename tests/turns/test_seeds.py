@@ -22,10 +22,9 @@ from opencode_async import (
     TurnSettings,
 )
 from opencode_async.testing import ScriptedServer
-from opencode_async.turns.claimed import ClaimedTurn
 from opencode_async.turns.lease import Lease
 from tests.support.hosts import Host, host, nowhere
-from tests.turns.ended import run
+from tests.turns.ended import lose_first_worker, run
 from tests.turns.test_artifacts import bash, calls, kept, refusals
 
 DATA = Artifact.of("data/table.csv", "a,b\n1,2\n")
@@ -180,16 +179,7 @@ async def test_what_came_with_the_message_stays(
 async def test_whoever_takes_a_turn_over_leaves_the_agents_work_alone(
     database_url: str, opencode: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finalized = ClaimedTurn._finalized
-    gone: list[Any] = []
-
-    async def going(turn: Any, ending: Any) -> Any:
-        if not gone:
-            gone.append(turn)
-            raise asyncio.CancelledError
-        return await finalized(turn, ending)
-
-    monkeypatch.setattr(ClaimedTurn, "_finalized", going)
+    lose_first_worker(monkeypatch)
     async with seeding(database_url, opencode, tmp_path, DATA) as (app, key, folder):
         message = await app.agent.turns.start(
             key, calls(bash(f"echo 3,4 >> {folder}/data/table.csv"))

@@ -17,9 +17,9 @@ import pytest
 
 from opencode_async import ArtifactPolicy, ArtifactStoreError, DirectoryArtifactStore
 from opencode_async.testing import ScriptedServer
-from opencode_async.turns.claimed import ClaimedTurn
 from tests.support.hosts import Host, nowhere
 from tests.support.replay import replay_events
+from tests.turns.ended import lose_first_worker
 from tests.web.test_artifacts import conversation, files_chat, sandbox_files, send
 from tests.web.test_routes import chat, heard
 
@@ -228,18 +228,12 @@ async def test_an_error_of_a_hosts_own_store_is_not_one_of_the_database(
 async def test_whoever_takes_a_turn_over_needs_no_image_for_an_answer_that_is_there(
     database_url: str, opencode: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finalized = ClaimedTurn._finalized
-
-    async def going(turn: Any, ending: Any) -> Any:
-        raise asyncio.CancelledError
-
+    lose_first_worker(monkeypatch)
     store = Away(tmp_path)
     async with away_chat(database_url, opencode, store) as (app, client, cid):
         message = (await send(client, cid, ("a.png", ONE), text="SCRIPT:text Hi.")).json()
-        monkeypatch.setattr(ClaimedTurn, "_finalized", going)
         with pytest.raises(asyncio.CancelledError):
             await app.agent.turns.run(message["id"])
-        monkeypatch.setattr(ClaimedTurn, "_finalized", finalized)
         store.error = ArtifactStoreError("key", "is away")
         result = await app.agent.turns.run(message["id"])
         assert (result.status, result.content) == ("completed", "Hi.")

@@ -9,12 +9,12 @@ from typing import Any, cast
 from sqlalchemy import Connection, Table, inspect, select, text
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
+from opencode_async.cli.checks.clocks import check_clock
 from opencode_async.cli.checks.finding import Finding
 from opencode_async.database_time import database_time
 from opencode_async.models import LibraryRow
 from opencode_async.tables import Tables
 
-SKEW = 5.0  # s
 MIGRATE = "`alembic revision --autogenerate` sees what is missing; then `alembic upgrade head`"
 
 
@@ -87,8 +87,5 @@ async def _sqlite(db: AsyncSession) -> list[Finding]:
 
 
 def _skew(now: datetime | None) -> Finding:
-    off = abs((datetime.now(UTC) - now).total_seconds()) if now else 0.0
-    if off <= SKEW:
-        return Finding("ok", "its clock agrees with this one")
-    what = f"its clock differs from this one by {off:.0f} s"
-    return Finding("warning", what, "set both by NTP: leases are in the database's time")
+    off = (datetime.now(UTC) - now).total_seconds() if now else 0.0
+    return check_clock(off, "leases are in the database's time")

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator
 from email.utils import parsedate_to_datetime
 
+from opencode_async.cli.checks.clocks import check_clock
 from opencode_async.cli.checks.finding import Finding
 from opencode_async.client.client import OpencodeClient
 from opencode_async.client.server import TESTED_VERSIONS, Server
@@ -18,7 +19,6 @@ from opencode_async.errors import (
 )
 
 DELIVERY = 10.0  # s an event may take: the first use of a directory takes seconds
-SKEW = 5.0  # s that clocks may differ: more than a file's date can be off
 
 
 async def check_server(server: Server) -> AsyncIterator[Finding]:
@@ -64,14 +64,8 @@ async def _findings(client: OpencodeClient) -> AsyncIterator[Finding]:
 
 def _skew(answer: object) -> Finding:
     date = getattr(answer, "headers", {}).get("date")
-    off = abs(time.time() - parsedate_to_datetime(date).timestamp()) if date else 0.0
-    if off <= SKEW:
-        return Finding("ok", "its clock agrees with this one")
-    return Finding(
-        "warning",
-        f"its clock differs from this one by {off:.0f} s",
-        "set both by NTP: which files a turn made is told by their time",
-    )
+    off = time.time() - parsedate_to_datetime(date).timestamp() if date else 0.0
+    return check_clock(off, "which files a turn made is told by their time")
 
 
 async def _delivery(client: OpencodeClient) -> Finding:
