@@ -33,7 +33,7 @@ def prompt_columns(
     images: Sequence[Image] = (),
     trace: Mapping[str, str],
 ) -> dict[str, Any]:
-    """The columns of an assistant row that is to answer ``text``; every call makes other ids.
+    """The columns of an assistant row that is to answer ``text``; every call makes another id.
 
     ``uploaded`` are the hashes of the files that came with it, by their paths in the sandbox;
     ``images`` those of them that are sent as such; ``trace`` is what a ``Tracer`` goes on with,
@@ -46,18 +46,21 @@ def prompt_columns(
         request["images"] = [[each.url, each.content_type, each.filename] for each in images]
     if trace:
         request["trace"] = dict(trace)
-    part_ids = new_part_ids(1 + len(images))
-    return {"prompt_id": new_prompt_id(time.time()), "part_ids": part_ids, "request": request}
+    return {"prompt_id": new_prompt_id(time.time()), "request": request}
 
 
-def body_of(row: MessageMixin, settings: TurnSettings) -> dict[str, Any]:
-    """The body that is posted; what the request asks for goes before the host's settings."""
+def body_of(row: MessageMixin, settings: TurnSettings, now: float) -> dict[str, Any]:
+    """The body that is posted; what the request asks for goes before the host's settings.
+
+    Its ids are of this moment: the prompt may have waited for others.
+    """
     request = row.request or {}
+    images = [Image(*image) for image in request.get("images", ())]
     return prompt_body(
-        row.prompt_id or "",
-        row.part_ids or [],
+        new_prompt_id(now),
+        new_part_ids(1 + len(images)),
         request["text"],
-        [Image(*image) for image in request.get("images", ())],
+        images,
         agent=request.get("agent") or settings.agent,
         model=request.get("model") or settings.model,
         system=settings.system,

@@ -123,8 +123,7 @@ class TurnRequest:
             {
                 "uploaded": uploaded | seeds,
                 "trace": self.trace or dict(trace),
-                # Its ids are of this moment: the prompt may have waited for others.
-                "body": with_fresh_ids(body_of(self._row, settings), now),
+                "body": body_of(self._row, settings, now),
                 "limits": settings.limits.to_json(),
                 "asks": settings.asks.to_json(),
                 "conversation_budget": settings.conversation_budget,
