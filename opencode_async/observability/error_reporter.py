@@ -36,15 +36,23 @@ def guarded(reporter: ErrorReporter) -> ErrorReporter:
 
 
 def without_parameters(error: BaseException) -> None:
-    """Have SQLAlchemy's errors not say what was to be stored: prompts and answers."""
-    link: BaseException | None = error
-    while link is not None:
+    """Have SQLAlchemy's errors not say what was to be stored: prompts and answers.
+
+    Errors refer to each other in circles: one of a ``TaskGroup`` is both in its group and, raised
+    out of it once more, behind it.
+    """
+    seen: set[int] = set()
+    links: list[BaseException | None] = [error]
+    while links:
+        link = links.pop()
+        if link is None or id(link) in seen:
+            continue
+        seen.add(id(link))
         if hasattr(link, "hide_parameters"):
             link.hide_parameters = True
         if isinstance(link, BaseExceptionGroup):
-            for each in link.exceptions:
-                without_parameters(each)
-        link = link.__cause__ or link.__context__
+            links += link.exceptions
+        links += (link.__cause__, link.__context__)
 
 
 def log_error(error: BaseException, *, severity: Severity, context: dict[str, str]) -> None:
