@@ -156,6 +156,7 @@ class Opencode(Generic[ConversationT, MessageT]):
             self._client = await self._pool.client(self.server)
             if self.artifacts is not None:
                 await stack.enter_async_context(self.artifacts.store)
+            await stack.enter_async_context(self.broker.running(self.error_reporter))
             tasks = await stack.enter_async_context(asyncio.TaskGroup())
             self._turns = self._turns_in(tasks, self._dispatch)
             stack.callback(self._turns.close)

@@ -17,6 +17,7 @@ from opencode_async.testing import ScriptedServer, scripted_server
 from tests.support.impostor import own_impostor, standing_impostor
 from tests.support.parts import opencode_executable, skip_without
 from tests.support.postgres import new_database, postgres_server
+from tests.support.valkey import ValkeyServer, valkey_server
 
 OwnServer = Callable[[Path], AbstractAsyncContextManager[ScriptedServer]]
 
@@ -107,6 +108,13 @@ async def postgres_database(postgres_url: str) -> AsyncIterator[str]:
     """An empty database of PostgreSQL's, for tests that are about something else."""
     async with new_database(postgres_url) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def valkey() -> Iterator[ValkeyServer]:
+    """A server for all tests; one that stops it starts its own."""
+    with valkey_server() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

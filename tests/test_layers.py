@@ -20,7 +20,7 @@ LAYERS: dict[str, set[str]] = {  # layer -> which others of ours it may import
     "database": {"errors", "models", "observability", "protocol"},
     "settings": {"artifacts", "models", "protocol"},
     "session": PURE | ROWS | {"client", "observability", "settings"},
-    "brokers": set(),
+    "brokers": {"database_time", "observability"},
     "artifacts": PURE | ROWS | {"observability"},
     "tables": {"database", "errors", "models"},
     "turns": PURE
@@ -34,7 +34,7 @@ LAYERS: dict[str, set[str]] = {  # layer -> which others of ours it may import
     | {"artifacts", "brokers", "client", "observability", "session", "settings", "tables"}
     | {"timings", "turns", "web"},
     "cli": PURE | ROWS | {"artifacts", "client", "opencode", "tables"},
-    "testing": {"artifacts", "client", "errors", "protocol"},
+    "testing": {"artifacts", "brokers", "client", "errors", "protocol"},
 }
 TECHNOLOGY = {  # third party -> the only places that may import it
     "aioboto3": {"artifacts"},
@@ -46,8 +46,10 @@ TECHNOLOGY = {  # third party -> the only places that may import it
     "anyio": {"artifacts", "client", "testing", "web"},
     "httpx": {"client", "testing"},
     "httpx_sse": {"client", "testing"},
-    "sqlalchemy": {*ROWS, "artifacts", "session", "tables", "turns", "web", "opencode", "cli"},
+    "sqlalchemy": {*ROWS, "artifacts", "session", "tables", "turns", "web", "opencode", "cli"}
+    | {"brokers/postgres.py"},
     "asyncpg": set(),
+    "redis": {"brokers/redis.py"},
     "fastapi": {"web", "opencode", "cli"},
     "typer": {"cli"},
     "rich": {"cli"},

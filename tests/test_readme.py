@@ -24,6 +24,7 @@ from opencode_async import Artifact, MessageMixin, Permission, ReasoningPart, Se
 from opencode_async.testing import Impostor, ScriptedServer
 from tests.support.hosts import engine_for
 from tests.support.serving import listening, serving
+from tests.support.valkey import ValkeyServer
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
 BLOCKS = dict(re.findall(r"<!-- (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
@@ -56,7 +57,7 @@ def test_every_python_block_is_known_here() -> None:
     assert set(BLOCKS) == {
         *("quickstart", "turn", "turns", "settings", "asks", "tenants"),
         *("show", "display", "script", "testing", "impostor", "deleting", "errors", "files"),
-        *("structlog", "sentry", "otel"),
+        *("structlog", "sentry", "otel", "postgres_broker", "redis_broker"),
     }
     assert README.count("```python") == len(BLOCKS)
 
@@ -130,6 +131,27 @@ async def test_the_blocks_for_python_run_in_turn(
         server.check_inside(Server("http://localhost:4096", directory="/srv/agents"))
     await names["engine"].dispose()
     assert "You said: And now the tests." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["redis", "postgres"])
+async def test_the_blocks_for_several_processes_run(
+    postgres_database: str, opencode: ScriptedServer, valkey: ValkeyServer, kind: str
+) -> None:
+    names = quickstart(postgres_database, opencode)
+    url = '"redis://localhost:6379/0"'
+    assert url in BLOCKS["redis_broker"]
+    code = BLOCKS[f"{kind}_broker"].replace(SERVER, "server").replace(url, repr(valkey.url))
+    await execute(code, names)
+    async with names["engine"].begin() as connection:
+        await connection.run_sync(names["Base"].metadata.create_all)
+    async with names["agent"] as agent, agent.sessionmaker() as db:
+        conversation = names["Conversation"](user_id=1)
+        db.add(conversation)
+        await db.commit()
+        message = await agent.turns.start(conversation.id, "SCRIPT:text Hello.")
+        async with agent.turns.follow(message.id) as changes:
+            assert [change.event async for change in changes][-1] == "finished"
+    await names["engine"].dispose()
 
 
 async def watched(code: str, url: str, server: ScriptedServer) -> str:

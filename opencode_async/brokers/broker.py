@@ -7,6 +7,8 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from opencode_async.observability.error_reporter import ErrorReporter
+
 
 @dataclass(slots=True)
 class Frame:
@@ -42,7 +44,7 @@ class Feed(Protocol):
 
     @property
     def live(self) -> bool:
-        """Whether this log is being written to, so that looking at the row can wait."""
+        """Whether this log has frames and is being written to, so that the row can wait."""
 
     async def batch(self) -> Sequence[Frame]:
         """All frames since the last call, in order; waits for some. None of them: look at the row.
@@ -58,6 +60,12 @@ class EventBroker(Protocol):
     and epoch. An error in it must not fail the turn: what was published is only ever a hint, the
     row is the truth.
     """
+
+    def running(self, report: ErrorReporter) -> AbstractAsyncContextManager[None]:
+        """What it does by itself, it does in this block, once for all agents that share it.
+
+        What goes wrong there goes to ``report``, the first agent's.
+        """
 
     async def publish(
         self, topic: str, epoch: int, frames: Sequence[Frame], *, stored: int
@@ -75,4 +83,7 @@ class EventBroker(Protocol):
         """
 
     def follow(self, topic: str, epoch: int, after: int) -> AbstractAsyncContextManager[Feed]:
-        """Follow from behind frame ``after`` of ``epoch``; inside the block no frame is missed."""
+        """Follow from behind frame ``after`` of ``epoch``; inside the block no frame is missed.
+
+        It is entered once the feed has what was published before, unless that takes too long.
+        """

@@ -1,6 +1,7 @@
-"""For tests of hosts: their app, live; a real OpenCode with a scripted model; checks of a store."""
+"""For tests of hosts: their app, live; a scripted OpenCode; checks of stores and brokers."""
 
 from opencode_async.testing.artifact_stores import check_artifact_store
+from opencode_async.testing.event_brokers import check_event_broker
 from opencode_async.testing.impostor import Impostor
 from opencode_async.testing.live import LiveClient, StreamEvent, live
 from opencode_async.testing.scripted_model import ScriptedModel
@@ -13,6 +14,7 @@ __all__ = [
     "ScriptedServer",
     "StreamEvent",
     "check_artifact_store",
+    "check_event_broker",
     "live",
     "scripted_server",
 ]

@@ -1,8 +1,9 @@
 """Following a turn from any worker: the broker's frames where they reach, the row else.
 
-A follower's state is the last snapshot and the frames behind it. Where frames are missing (another
-epoch, a log cut off, no broker between the processes) a new snapshot of the row takes their place,
-so being behind is never an error. ``finished`` is always read from the row, never from a publisher.
+A follower's state is the last snapshot and the frames behind it; one that resumes is given the
+frames behind its cursor. Where some are missing (another epoch, a log cut off, no broker between
+the processes) a new snapshot of the row takes their place, so being behind is never an error.
+``finished`` is always read from the row, never from a publisher.
 """
 
 from __future__ import annotations
@@ -51,6 +52,10 @@ async def follower(tell: Instrumentation, of: str, key: Any) -> AsyncIterator[No
         yield
     finally:
         tell(FollowerLeft(of=of, id=str(key)))
+
+
+class _RowIsAhead(Exception):
+    """The row holds what the log, for whatever reason, was not given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,7 @@ class Following(Generic[ConversationT, MessageT]):
         """
         message_id = str(key)
         at = after if after is not None and after.message_id == message_id else None
+        topic = turn_topic(self._name, message_id)
         while (found := await self.row(key)) is not None:
             row, beside = found
             here = Cursor.of(row, message_id)
@@ -112,21 +118,26 @@ class Following(Generic[ConversationT, MessageT]):
                 if at != here:
                     yield [row_frame(row, Finished, beside)]
                 return
-            if whole or at is None or at.epoch != here.epoch or at.seq < here.seq:
+            if whole or at is None or at.epoch != here.epoch:
                 yield [row_frame(row, Snapshot, beside)]
                 at, whole = here, False
-            topic = turn_topic(self._name, message_id)
+            resumed = at.seq < here.seq
             async with (
                 self._broker.follow(topic, at.epoch, at.seq) as feed,
                 aclosing(self._frames(key, feed, at)) as batches,
             ):
+                if resumed and not feed.live:
+                    at = None
+                    continue
                 try:
                     async for frames in batches:
                         yield frames
-                        at = Cursor(message_id, at.epoch, frames[-1].seq)
+                        at, resumed = Cursor(message_id, at.epoch, frames[-1].seq), False
+                except _RowIsAhead:
+                    at = None
                 except CursorExpired:
                     place = await self.place_of(key)
-                    if place is not None and place.cursor.epoch == at.epoch:
+                    if not resumed and place is not None and place.cursor.epoch == at.epoch:
                         self._instrumentation(FollowerDropped(message_id=message_id))
                     if not moved(place, at):  # the row will be, in a moment
                         await asyncio.sleep(self._timings.poll)
@@ -144,14 +155,17 @@ class Following(Generic[ConversationT, MessageT]):
         return Place(Cursor(str(key), epoch, cursor), status)
 
     async def _frames(self, key: Any, feed: Feed, at: Cursor) -> Batches:
-        """What the broker has, until it is the row's turn again to say what is."""
+        """What the broker has, until it is the row's turn again to say what is.
+
+        Raises ``CursorExpired`` and ``_RowIsAhead``.
+        """
         while True:
             try:
                 async with asyncio.timeout(PATIENCE if feed.live else self._timings.poll):
                     frames = await feed.batch()
             except TimeoutError:
                 if moved(await self.place_of(key), at):
-                    return
+                    raise _RowIsAhead from None
                 continue
             if not frames:
                 return

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from opencode_async.brokers import memory
+from opencode_async.brokers import log
 from opencode_async.brokers.broker import CursorExpired, Feed, Frame
 from opencode_async.brokers.memory import MemoryBroker
 
@@ -137,7 +137,7 @@ async def test_a_publisher_of_an_older_epoch_is_not_heard(broker: MemoryBroker) 
 async def test_a_follower_behind_the_beginning_of_a_cut_off_log_is_told(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "RETAINED", 10)
+    monkeypatch.setattr(log, "RETAINED", 10)
     async with broker.follow("m", 1, 0) as slow, broker.follow("m", 1, 0) as quick:
         for last in range(10, 101, 10):
             await broker.publish("m", 1, frames(last - 9, last), stored=last)
@@ -152,7 +152,7 @@ async def test_a_follower_behind_the_beginning_of_a_cut_off_log_is_told(
 async def test_only_frames_that_the_row_has_are_ever_dropped(
     broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(memory, "RETAINED", 10)
+    monkeypatch.setattr(log, "RETAINED", 10)
     for last in range(10, 101, 10):
         await broker.publish("m", 1, frames(last - 9, last), stored=42)
     assert [frame.seq for frame in broker._logs["m"].frames] == list(range(43, 101))

@@ -219,7 +219,7 @@ async def one_that_is_told_more_than_it_can_take(stage: Stage) -> None:
 
 
 async def one_whose_follower_is_slow(stage: Stage) -> None:
-    stage.patch.setattr("opencode_async.brokers.memory.RETAINED", 1)
+    stage.patch.setattr("opencode_async.brokers.log.RETAINED", 1)
     async with stage.app(dispatch=None) as app:
         script = f'SCRIPT:slow {{"n": 12, "delay": 0.1, "secret": "{SECRET}"}}'
         message = await app.agent.turns.start(await app.conversation(), script)

@@ -18,6 +18,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from opencode_async import Access, Server, Timings
+from tests.support.brokers import broker_of
 from tests.support.hosts import Conversation, host
 from tests.support.worker import claimed, finished, report, tell
 
@@ -31,14 +32,18 @@ def app_for(job: dict[str, Any]) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(web: FastAPI) -> AsyncIterator[None]:
-        async with host(
-            job["database"],
-            server,
-            timings=Timings(**job["timings"]),
-            observer_factory=claimed,
-            on_turn_finished=finished,
-            error_reporter=report,
-        ) as app:
+        async with (
+            broker_of(job["broker"]) as broker,
+            host(
+                job["database"],
+                server,
+                broker=broker,
+                timings=Timings(**job["timings"]),
+                observer_factory=claimed,
+                on_turn_finished=finished,
+                error_reporter=report,
+            ) as app,
+        ):
             web.include_router(app.agent.router(access=mine), prefix="/agent")
             yield
         tell(left=os.getpid())

@@ -16,6 +16,7 @@ from typing import Any
 
 from opencode_async import Change, Server, Timings
 from opencode_async.protocol.changes import change_from_json
+from tests.support.brokers import Job
 from tests.support.parts import REPOSITORY
 from tests.support.worker import MOST
 
@@ -153,10 +154,10 @@ async def worker(
 
 @asynccontextmanager
 async def deployed(
-    database: str, server: Server, timings: Timings
+    database: str, server: Server, timings: Timings, broker: Job = None
 ) -> AsyncIterator[tuple[Worker, str]]:
     """A worker behind uvicorn that is ready, and its URL; with the block it is gone."""
-    async with _process("deployed", database, server, timings, {}) as one:
+    async with _process("deployed", database, server, timings, {"broker": broker}) as one:
         yield one, f"http://127.0.0.1:{(await one.says('ready'))['ready']}"
 
 

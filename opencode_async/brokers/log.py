@@ -1,0 +1,119 @@
+"""The frames of a topic as one process has them, which followers read at their own pace.
+
+A follower holds a position in the shared log, not a queue of its own: a slow one costs nothing, and
+finds itself behind the log's beginning one day, which is an answer (``CursorExpired``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from opencode_async.brokers.broker import CursorExpired, Frame
+
+RETAINED = 2000  # frames kept although the row has them, for followers that reconnect
+
+
+class Log:
+    """The frames of one epoch of a topic, without a gap, from behind frame ``begins``.
+
+    A log that is ``published`` in this process has all there is; one that is ``read`` from what
+    another one publishes may lag behind what a follower was told there, or be ``lost`` for a while.
+    """
+
+    def __init__(self, epoch: int, begins: int = 0) -> None:
+        self.epoch = epoch
+        self.begins = begins
+        self.frames: list[Frame] = []
+        self.published = False
+        self.read = False
+        self.ended = False
+        self.lost = False
+        self.followers = 0
+        self.news = 0
+        self.changed = asyncio.Event()
+
+    @property
+    def last(self) -> int:
+        """The number of the newest frame."""
+        return self.frames[-1].seq if self.frames else self.begins
+
+    @property
+    def live(self) -> bool:
+        """Whether it is being written to."""
+        return bool(self.frames) and not self.ended and (self.published or not self.lost)
+
+    def append(self, epoch: int, frames: Sequence[Frame], *, stored: int) -> None:
+        """Take what is new of these. An older epoch is not heard, a newer one replaces the log."""
+        if epoch < self.epoch:
+            return  # of a publisher that was replaced and does not know it yet
+        if epoch > self.epoch:
+            self.epoch, self.begins, self.ended = epoch, 0, False
+            self.frames.clear()
+        new = [frame for frame in frames if frame.seq > self.last]
+        if new and self.frames and new[0].seq > self.last + 1:
+            self.frames.clear()  # what lies between was lost: followers are to see that
+        self.frames.extend(new)
+        if len(self.frames) > 2 * RETAINED:
+            spare = len(self.frames) - RETAINED
+            in_row = stored - self.frames[0].seq + 1
+            del self.frames[: max(0, min(spare, in_row))]
+        if self.frames:
+            self.begins = self.frames[0].seq - 1
+        self.wake()
+
+    def end(self, *, news: bool = True) -> None:
+        """Nothing more comes in this epoch; where that is news, have followers look at the row."""
+        self.ended = True
+        if news:
+            self.tell()
+
+    def tell(self) -> None:
+        """Have the followers look at the row, which is news to them."""
+        self.news += 1
+        self.wake()
+
+    def wake(self) -> None:
+        """Have the followers look at the log."""
+        self.changed.set()
+        self.changed = asyncio.Event()
+
+
+class LogFeed:
+    """One follower's position in a log."""
+
+    def __init__(self, log: Log, epoch: int, after: int) -> None:
+        self._log = log
+        self._epoch = epoch
+        self._after = after
+        self._news = log.news
+
+    @property
+    def live(self) -> bool:
+        return self._log.live
+
+    async def batch(self) -> Sequence[Frame]:
+        log = self._log
+        while True:
+            if log.epoch > self._epoch:
+                raise CursorExpired
+            frames = self._next() if log.epoch == self._epoch else []
+            if frames:
+                return frames
+            if log.news != self._news:
+                self._news = log.news
+                return []
+            await log.changed.wait()
+
+    def _next(self) -> list[Frame]:
+        frames = self._log.frames
+        if frames and frames[-1].seq < self._after and self._log.published:
+            raise CursorExpired  # nobody was ever sent that
+        if not frames or frames[-1].seq <= self._after:
+            return []
+        missed = frames[0].seq - self._after - 1
+        if missed > 0:
+            raise CursorExpired
+        found = frames[-missed:] if missed else frames[:]
+        self._after = found[-1].seq
+        return found

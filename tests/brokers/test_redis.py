@@ -1,0 +1,99 @@
+"""What the broker leaves in Redis, and whose clients it works with."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from opencode_async.brokers import redis
+from opencode_async.brokers.redis import RedisBroker
+from opencode_async.testing import check_event_broker
+from opencode_async.testing.event_brokers import frames, must_read
+from tests.support.hosts import Reports
+from tests.support.valkey import ValkeyServer
+
+
+@pytest.mark.parametrize("decodes", [False, True])
+async def test_a_client_of_the_hosts_is_used_and_left_open(
+    valkey: ValkeyServer, decodes: bool
+) -> None:
+    reports = Reports()
+    async with Redis.from_url(valkey.url, decode_responses=decodes) as client:
+        one, other = RedisBroker(client), RedisBroker(client)
+        async with one.running(reports), other.running(reports):
+            await check_event_broker(one, other)
+        assert await client.ping()
+    assert reports.errors == []
+
+
+async def test_streams_are_bounded_and_expire(
+    valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "KEPT", 100)
+    reports = Reports()
+    async with Redis.from_url(valkey.url) as client:
+        broker = RedisBroker(valkey.url, prefix="bounded", retention=60)
+        async with broker.running(reports):
+            for first in range(1, 1000, 10):
+                await broker.publish("m", 1, frames("m", first, first + 9), stored=0)
+            await broker.end("m", 1)
+        assert await client.keys("bounded*") == [b"bounded:m"]
+        assert await client.xlen("bounded:m") <= 200  # in whole nodes of the stream's
+        assert 0 < await client.ttl("bounded:m") <= 60
+    assert reports.errors == []
+
+
+async def test_agents_may_share_a_broker_and_stop_one_after_the_other(
+    valkey: ValkeyServer,
+) -> None:
+    reports = Reports()
+    broker, far = RedisBroker(valkey.url), RedisBroker(valkey.url)
+    async with far.running(reports), far.follow("shared", 1, 0) as feed:
+        first = broker.running(reports)
+        await first.__aenter__()
+        async with broker.running(reports):
+            await broker.publish("shared", 1, frames("shared", 1, 1), stored=0)
+            await must_read(feed, 1, 1)
+            await first.__aexit__(None, None, None)
+            await broker.publish("shared", 1, frames("shared", 2, 2), stored=0)
+            await must_read(feed, 2, 2)
+        async with broker.running(reports):  # and begins anew
+            await broker.publish("shared", 1, frames("shared", 3, 3), stored=0)
+            await must_read(feed, 3, 3)
+    assert reports.errors == []
+
+
+async def test_what_was_published_last_is_handed_over_at_the_end(valkey: ValkeyServer) -> None:
+    reports = Reports()
+    async with RedisBroker(valkey.url).running(reports):
+        pass
+    broker, far = RedisBroker(valkey.url), RedisBroker(valkey.url)
+    async with broker.running(reports):
+        await broker.publish("last", 1, frames("last", 1, 500), stored=0)
+    async with far.running(reports), far.follow("last", 1, 0) as feed:
+        await must_read(feed, 1, 500)
+    assert reports.errors == []
+
+
+async def test_topics_that_nobody_follows_leave_nothing_in_the_process(
+    valkey: ValkeyServer,
+) -> None:
+    reports = Reports()
+    broker = RedisBroker(valkey.url)
+    async with broker.running(reports):
+
+        async def follow(number: int) -> None:
+            async with broker.follow(f"gone{number % 100}", 1, number % 7) as feed:
+                await feed.batch()
+
+        followers = [asyncio.create_task(follow(number)) for number in range(1000)]
+        await asyncio.sleep(0)
+        assert len(broker._logs) == 100
+        for follower in followers:
+            follower.cancel()
+        await asyncio.wait(followers)
+        assert broker._logs == {}
+        assert broker._bell._topics == set()
+    assert reports.errors == []
