@@ -106,6 +106,7 @@ from opencode_async.turns.message import TurnResult
 from opencode_async.turns.observer import ReplyObserver
 from opencode_async.turns.turn import Turn
 from opencode_async.web.access import Access
+from opencode_async.web.followers import FollowerLimits
 
 __all__ = [
     "Access",
@@ -138,6 +139,7 @@ __all__ = [
     "EventHub",
     "Exchange",
     "Finished",
+    "FollowerLimits",
     "IdempotencyMismatch",
     "IdleStreamError",
     "Inquiry",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
 from enum import Enum
 from functools import partial
@@ -48,6 +48,7 @@ from opencode_async.turns.turn import Turn
 from opencode_async.turns.turns import Dispatch, Turns
 from opencode_async.turns.uploading import Uploading
 from opencode_async.web.access import AccessDependency
+from opencode_async.web.followers import FollowerLimits, Followers
 from opencode_async.web.multipart import UploadLimits
 from opencode_async.web.router import RouterOptions, build_router
 from opencode_async.web.schemas import PostRules
@@ -282,6 +283,7 @@ class Opencode(Generic[ConversationT, MessageT]):
         max_upload: int = 50_000_000,
         upload_types: Sequence[str] = (),
         show: Show | None = None,
+        followers: FollowerLimits | None = None,
     ) -> APIRouter:
         """The routes of this agent, to include in an app.
 
@@ -292,7 +294,7 @@ class Opencode(Generic[ConversationT, MessageT]):
         ``max_upload`` bytes each, of ``upload_types`` (such as ``image/*``) if there are any, told
         by what is in them. ``show`` is given each part and returns what
         end users may see of it: the part, one with less in it, or ``None``; it must depend on the
-        part alone.
+        part alone. ``followers`` limits the streams that are open at once.
         """
         uploads = UploadLimits(
             max_files=max_files,
@@ -308,7 +310,8 @@ class Opencode(Generic[ConversationT, MessageT]):
             responses,
             include_in_schema,
         )
-        router = build_router(self, access, rules, self._shown(show), options)
+        counted = Followers(followers or FollowerLimits())
+        router = build_router(self, access, rules, self._shown(show), counted, options)
         self.routers.append(router)
         return router
 
@@ -320,7 +323,8 @@ class Opencode(Generic[ConversationT, MessageT]):
         """
         key = as_key(self.tables.message, message_id)
         shown = self._shown(show)
-        return await turn_response(self.turns.following, key, request, self.timings, shown)
+        following = self.turns.following
+        return await turn_response(following, key, request, self.timings, shown, nullcontext())
 
     async def erase(self, conversation_id: Any) -> None:
         """Erase a conversation: stop its turn, delete its rows, its OpenCode session, its sandbox.

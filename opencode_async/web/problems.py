@@ -34,6 +34,7 @@ from opencode_async.errors import (
     SandboxFileRefused,
     SandboxUnreachable,
 )
+from opencode_async.web.followers import TooManyFollowers
 
 # What FastAPI raises for a body that is not UTF-8, too deep or otherwise beyond its JSON parser.
 UNREADABLE = (400, "There was an error parsing the body")
@@ -119,6 +120,7 @@ PROBLEMS: dict[type[OpencodeError], tuple[int, str, str]] = {
         "idempotency-mismatch",
         "This Idempotency-Key was used for another request.",
     ),
+    TooManyFollowers: (429, "too-many-followers", "Too many streams are open."),
     CrossSite: (403, "cross-site", "Send it from the app's own pages."),
     Forbidden: (403, "read-only", "You may read here, but not write."),
     Invalid: (422, "invalid-request", "The request is not valid."),
@@ -144,7 +146,10 @@ def translated(error: OpencodeError) -> Response:
         raise error
     # What a store says of itself is not for the caller.
     detail: dict[str, Any] = {} if known[0] >= 500 else {"detail": str(error)}
-    return problem(*known, **detail)
+    document = problem(*known, **detail)
+    if isinstance(error, TooManyFollowers):
+        document.headers["Retry-After"] = str(error.retry_after)
+    return document
 
 
 class ProblemRoute(APIRoute):

@@ -23,6 +23,7 @@ from opencode_async.turns.message import isoformat, message_json
 from opencode_async.turns.posting import Post, Uploads
 from opencode_async.web.access import Access, AccessDependency, Visible
 from opencode_async.web.artifact_routes import add_artifact_routes
+from opencode_async.web.followers import Followers
 from opencode_async.web.multipart import TEXT_FIELDS, FormRoute, Received, check_same_site, received
 from opencode_async.web.problems import Forbidden, Invalid, NotAllowed, ProblemRoute
 from opencode_async.web.schemas import (
@@ -46,7 +47,8 @@ if TYPE_CHECKING:
 Limit = Annotated[int, Query(ge=1, le=200)]
 IdempotencyKey = Annotated[str | None, Header(max_length=255)]
 STREAM: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"}
+    200: {"content": {"text/event-stream": {}}, "description": "Server-sent events"},
+    429: {"model": AgentProblem},
 }
 FORM: dict[str, Any] = {
     "requestBody": {
@@ -83,6 +85,7 @@ def build_router(
     access: AccessDependency,
     rules: PostRules,
     shown: Shown | None,
+    followers: Followers,
     options: RouterOptions,
 ) -> APIRouter:
     """The router of ``Opencode.router``."""
@@ -260,7 +263,8 @@ def build_router(
         following, cursor = agent.turns.conversations, cursor_of(request)
         first = await following.start_of(row.id, cursor)
         batches = following.frames(row.id, cursor, first, whole=shown is not None)
-        return FollowerResponse(batches, agent.timings, shown)
+        place = followers.one(row.id, access.by)
+        return FollowerResponse(batches, agent.timings, shown, place)
 
     @router.get("/messages/{mid}", response_model=AgentMessage)
     async def get_message(mid: str, access: Caller) -> Response:
@@ -272,7 +276,8 @@ def build_router(
         """One turn as it happens, until it is finished; 204 when the cursor is at its end."""
         await let_go(request)
         row = await found_message(access, mid)
-        return await turn_response(agent.turns.following, row.id, request, agent.timings, shown)
+        place, following = followers.one(row.conversation_id, access.by), agent.turns.following
+        return await turn_response(following, row.id, request, agent.timings, shown, place)
 
     @router.post("/messages/{mid}/cancel", status_code=202, response_model=AgentMessage)
     async def cancel_message(mid: str, access: Writer) -> Response:

@@ -8,16 +8,20 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncGenerator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import anyio
 from fastapi import HTTPException, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.types import Receive, Scope, Send
 
 from opencode_async.brokers.broker import Frame
 from opencode_async.timings import Timings
 from opencode_async.turns.following import Batches, Following, next_batch
 from opencode_async.turns.frames import Cursor
+from opencode_async.web.followers import TooManyFollowers
+from opencode_async.web.problems import translated
 from opencode_async.web.shown import Shown
 
 SEND_TIMEOUT = 30.0  # s a browser has to take a chunk before it is given up
@@ -25,9 +29,16 @@ PING = ServerSentEvent(comment="ping", sep="\n").encode()
 
 
 class FollowerResponse(EventSourceResponse):
-    """The stream of one follower."""
+    """The stream of one follower, while there is a ``place`` for it."""
 
-    def __init__(self, batches: Batches, timings: Timings, shown: Shown | None) -> None:
+    def __init__(
+        self,
+        batches: Batches,
+        timings: Timings,
+        shown: Shown | None,
+        place: AbstractContextManager[None],
+    ) -> None:
+        self._place = place
         farewell = anyio.Event()
         if shown is not None:
             batches = shown.batches(batches)
@@ -38,6 +49,13 @@ class FollowerResponse(EventSourceResponse):
             shutdown_event=farewell,
             shutdown_grace_period=timings.drain,
         )
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            with self._place:
+                await super().__call__(scope, receive, send)
+        except TooManyFollowers as error:
+            await translated(error)(scope, receive, send)
 
 
 def encoded(frame: Frame) -> bytes:
@@ -100,16 +118,17 @@ async def turn_response(
     request: Request,
     timings: Timings,
     shown: Shown | None,
+    place: AbstractContextManager[None],
 ) -> Response:
     """The stream of one turn; 204 where nothing is left to say, which ends an ``EventSource``."""
     cursor = cursor_of(request)
-    place = await following.place_of(key)
-    if place is None:
+    stands = await following.place_of(key)
+    if stands is None:
         raise HTTPException(404, "There is no such message.")
-    if place.terminal and cursor == place.cursor:
+    if stands.terminal and cursor == stands.cursor:
         return Response(status_code=204)
     batches = following.turn(key, cursor, whole=shown is not None)
-    return FollowerResponse(batches, timings, shown)
+    return FollowerResponse(batches, timings, shown, place)
 
 
 async def let_go(request: Request) -> None:
