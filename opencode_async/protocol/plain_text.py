@@ -28,6 +28,8 @@ UNSEEN = re.compile(
     "\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f]"
 )
 JOINER = "\u200d"
+# Of a URL what is before its host; where it begins is sought once in each word, however long.
+USER = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z0-9+.-]+://)[^/?#\s]*@")
 
 
 def plain(text: str) -> str:
@@ -60,7 +62,12 @@ def short_path(path: str) -> str:
 
 def short_url(url: str) -> str:
     """The URL as one line, without the name and the password it may carry."""
-    return one_line(re.sub(r"^(\s*[A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@", r"\1", url))
+    return line_of_urls(re.sub(r"^(\s*[A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@", r"\1", url))
+
+
+def line_of_urls(text: str) -> str:
+    """As ``one_line``, but URLs anywhere in it are without their names and passwords."""
+    return one_line(USER.sub(r"\1", text.lstrip()[: 16 * MOST_LETTERS]))
 
 
 def _cut(line: str) -> str:
