@@ -38,6 +38,14 @@ def plain(text: str) -> str:
     return UNSEEN.sub(REPLACEMENT, lines)
 
 
+def seen(text: str) -> str:
+    """The text with a sign for whatever is not seen in it: for what somebody is to decide on.
+
+    Unlike ``plain`` it leaves nothing out: what a terminal obeys may hide what a shell runs.
+    """
+    return UNSEEN.sub(REPLACEMENT, text.replace("\r\n", "\n"))
+
+
 def one_line(text: str) -> str:
     """The beginning of the text as one line of 120 characters at most, "…" where it is cut."""
     line = " ".join(plain(text.lstrip()[: 8 * MOST_LETTERS]).split())
