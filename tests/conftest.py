@@ -22,6 +22,15 @@ from tests.support.valkey import ValkeyServer, valkey_server
 OwnServer = Callable[[Path], AbstractAsyncContextManager[ScriptedServer]]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """No test leaves anything in the folder that all of them are run in."""
+    before = set(os.listdir())
+    yield
+    left = set(os.listdir()) - before
+    assert {name for name in left if not name.startswith(".")} == set()
+
+
 @pytest.fixture(scope="session")
 def opencode_binary() -> Path:
     """The OpenCode executable."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import inspect
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,26 +21,11 @@ from sqlalchemy import func, select
 
 from opencode_async import Artifact, MessageMixin, Permission, ReasoningPart, Server, ToolPart
 from opencode_async.testing import Impostor, ScriptedServer
-from tests.support.hosts import engine_for
+from tests.support.readme import PYTHON, SERVER, blocks, quickstart
 from tests.support.serving import listening, serving
 from tests.support.valkey import ValkeyServer
 
-README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")
-BLOCKS = dict(re.findall(r"<!-- (\w+) -->\n```python\n(.*?)```", README, re.DOTALL))
 PROMPT = "Sesame."
-SERVER = '"http://localhost:4096"'
-DATABASE = 'create_async_engine("postgresql+asyncpg://localhost/app")'
-
-
-def quickstart(url: str, server: Server) -> dict[str, Any]:
-    """The names of the quickstart, on that database and server."""
-    code = BLOCKS["quickstart"]
-    assert SERVER in code
-    assert DATABASE in code
-    names: dict[str, Any] = {"__name__": "quickstart", "server": server, "engine": engine_for(url)}
-    code = code.replace(SERVER, "server").replace(DATABASE, "engine")
-    exec(compile(code, "README", "exec", dont_inherit=True), names)  # noqa: S102
-    return names
 
 
 async def execute(code: str, names: dict[str, Any]) -> None:
@@ -53,13 +37,18 @@ async def execute(code: str, names: dict[str, Any]) -> None:
         await result
 
 
-def test_every_python_block_is_known_here() -> None:
-    assert set(BLOCKS) == {
+def test_each_block_is_run_by_a_test() -> None:
+    """Python here, JavaScript in `tests/browser`, commands by `test_readme_commands`."""
+    assert set(PYTHON) == {
         *("quickstart", "turn", "turns", "settings", "asks", "tenants"),
         *("show", "display", "script", "testing", "impostor", "deleting", "errors", "files"),
         *("structlog", "sentry", "otel", "postgres_broker", "redis_broker"),
     }
-    assert README.count("```python") == len(BLOCKS)
+    languages = [language for language, _ in blocks()]
+    assert languages.count("python") == len(PYTHON)
+    assert set(languages) == {"python", "js", "console", ""}
+    (picture,) = [text for language, text in blocks() if not language]
+    assert "web processes ── OpenCode, tenant A" in picture  # no code
 
 
 async def test_the_quickstart_answers(database_url: str, opencode: ScriptedServer) -> None:
@@ -90,42 +79,42 @@ async def test_the_blocks_for_python_run_in_turn(
         await db.commit()
         await db.refresh(conversation)
         names |= {"db": db, "conversation": conversation, "conversation_id": conversation.id}
-        await execute(BLOCKS["turn"], names)
+        await execute(PYTHON["turn"], names)
         assert names["result"].status == "completed"
         await db.refresh(conversation)
-        await execute(BLOCKS["turns"], names)
+        await execute(PYTHON["turns"], names)
         assert names["result"].status == "completed"
         message: MessageMixin = names["message"]
         names["message"] = await db.get_one(type(message), message.id)
-        await execute(BLOCKS["errors"], names)
+        await execute(PYTHON["errors"], names)
         third = names["Conversation"](user_id=1)
         db.add(third)
         await db.commit()
         names["tmp_path"] = tmp_path
-        await execute(BLOCKS["impostor"], names | {"conversation": third})
-        await execute(BLOCKS["script"].replace(SERVER, "server"), names)
-        await execute(BLOCKS["show"], names)
+        await execute(PYTHON["impostor"], names | {"conversation": third})
+        await execute(PYTHON["script"].replace(SERVER, "server"), names)
+        await execute(PYTHON["show"], names)
         assert names["show"](ReasoningPart("prt_1", "Hm.")) is None
         call = ToolPart("prt_1", "task", "1", "completed", {}, output="Hm.", session_id="ses_1")
         assert names["show"](call) == replace(call, output=None)
-        await execute(BLOCKS["display"], names)
+        await execute(PYTHON["display"], names)
         call = ToolPart("prt_1", "read", "1", "completed", {"filePath": "notes.txt"})
         assert names["line"](call) == "✓ Read notes.txt"
         assert names["line"](replace(call, status="running")) == "… Reading notes.txt"
-        await execute(BLOCKS["settings"], names)
+        await execute(PYTHON["settings"], names)
         settings = await names["settings_for"](conversation)
         assert settings.system == "You work for user 1."
-        await execute(BLOCKS["asks"].replace(SERVER, "server"), names)
+        await execute(PYTHON["asks"].replace(SERVER, "server"), names)
         settings = await names["settings_for"](conversation)
         assert settings.asks.within == 600
         ask = Permission("ses_1", "per_1", "bash", ("ls", "rm -rf build"))
         assert (await names["decide"](ask, conversation)).action == "reject"
         ask = Permission("ses_1", "per_1", "bash", ("ls rm",))
         assert (await names["decide"](ask, conversation)).action == "ask"
-        await execute(BLOCKS["files"].replace(SERVER, "server"), names)
+        await execute(PYTHON["files"].replace(SERVER, "server"), names)
         page = await names["Report"]().render(Artifact.of("report.md", "<b>"))
         assert await page.content() == b"<pre>&lt;b&gt;</pre>"
-        await execute(BLOCKS["tenants"], names)
+        await execute(PYTHON["tenants"], names)
         server = await names["client_for"](conversation)
         assert server.url == "http://agent-1:4096"
         server.check_inside(Server("http://localhost:4096", directory="/srv/agents"))
@@ -178,7 +167,7 @@ async def watched(code: str, url: str, server: ScriptedServer) -> str:
 
 async def test_the_recipe_for_structlog(database_url: str, opencode: ScriptedServer) -> None:
     with structlog.testing.capture_logs() as logs:
-        message_id = await watched(BLOCKS["structlog"], database_url, opencode)
+        message_id = await watched(PYTHON["structlog"], database_url, opencode)
     finished = next(entry for entry in logs if entry["event"] == "turn.finished")
     assert (finished["message_id"], finished["status"]) == (message_id, "completed")
     (failed,) = [entry for entry in logs if entry["event"] == "opencode"]
@@ -201,7 +190,7 @@ async def test_the_recipe_for_sentry(database_url: str, opencode: ScriptedServer
         include_local_variables=False,
     )
     try:
-        message_id = await watched(BLOCKS["sentry"], database_url, opencode)
+        message_id = await watched(PYTHON["sentry"], database_url, opencode)
     finally:
         sentry_sdk.get_client().close()
         sentry_sdk.get_global_scope().set_client(None)
@@ -218,7 +207,7 @@ async def test_the_recipe_for_opentelemetry(
     exporter, tracers = InMemorySpanExporter(), TracerProvider()
     tracers.add_span_processor(SimpleSpanProcessor(exporter))
     monkeypatch.setattr("opentelemetry.trace._TRACER_PROVIDER", tracers)
-    message_id = await watched(BLOCKS["otel"], database_url, opencode)
+    message_id = await watched(PYTHON["otel"], database_url, opencode)
     turns = [s for s in exporter.get_finished_spans() if s.name.startswith("invoke_agent")]
     assert [(s.attributes or {})["opencode.message.id"] for s in turns] == [message_id]
     tracers.shutdown()
@@ -242,12 +231,12 @@ async def test_the_block_for_tests_is_one_and_its_rows_can_be_deleted(
         return app
 
     names["create_app"] = create_app
-    await execute(BLOCKS["testing"], names)
+    await execute(PYTHON["testing"], names)
     await names["test_the_agent_is_told_no"](impostor, tmp_path)
     assert asked[0]["x-user"] == "ann"
     count = select(func.count()).select_from(names["Message"])
     async with names["sessions"]() as db:
         assert await db.scalar(count) == 2
-        await execute(BLOCKS["deleting"], names)
+        await execute(PYTHON["deleting"], names)
         assert await db.scalar(count) == 0
     await names["engine"].dispose()

@@ -1,13 +1,18 @@
-"""The agent that a command is about, from ``module:attribute``."""
+"""The agent that a command is about: from ``module:attribute``, to the end of its connections."""
 
 from __future__ import annotations
 
 import importlib
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from functools import reduce
 from typing import Any
 
-from opencode_async.errors import UsageError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from opencode_async.database import engine_of
+from opencode_async.errors import SharedConnection, UsageError
 from opencode_async.opencode import Opencode
 
 
@@ -37,3 +42,18 @@ def agent_of(app: str) -> Opencode[Any, Any]:
         kind = type(found).__name__
         raise UsageError(f"{app} is a {kind}, not an Opencode: name the agent, not the app")
     return found
+
+
+@asynccontextmanager
+async def without_connections(agent: Opencode[Any, Any]) -> AsyncIterator[None]:
+    """Behind the block the database has no connection of the agent's.
+
+    A pool keeps them, and with SQLAlchemy before 2.0.46 those of aiosqlite 0.22 the process, too.
+    """
+    try:
+        yield
+    finally:
+        with suppress(SharedConnection):  # which no agent runs on
+            async with agent.sessions() as db:
+                engine = engine_of(db, agent.tables.message)
+            await AsyncEngine(engine).dispose()

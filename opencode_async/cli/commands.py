@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from collections.abc import Coroutine
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -11,13 +12,14 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from opencode_async.cli.agents import agent_of
+from opencode_async.cli.agents import agent_of, without_connections
 from opencode_async.cli.answer import Answer, bill, safe
 from opencode_async.cli.doctor import examined
 from opencode_async.cli.turns import cancelled, listed, recovered, shown
 from opencode_async.errors import OpencodeError, UsageError
 from opencode_async.opencode import Opencode
 
+Returned = TypeVar("Returned")
 MARKS = {"ok": Text("✓", "green"), "warning": Text("!", "yellow"), "error": Text("✗", "red")}
 
 app = typer.Typer(
@@ -57,7 +59,7 @@ def doctor(app: App) -> None:
             fine = fine and finding.level != "error"
         return fine
 
-    if not asyncio.run(examine()):
+    if not run(agent, examine()):
         raise typer.Exit(1)
 
 
@@ -72,7 +74,7 @@ def tail(app: App, message_id: MessageId) -> None:
                 async for change in changes:
                     answer.take(change)
 
-    run(follow())
+    run(agent, follow())
     console.print(answer.whole())
     if answer.finished is not None:
         console.print(bill(answer.finished))
@@ -89,7 +91,8 @@ def ls(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="The newest so many.")] = 20,
 ) -> None:
     """List turns, the newest first."""
-    rows = run(listed(loaded(app), status, limit))
+    agent = loaded(app)
+    rows = run(agent, listed(agent, status, limit))
     if not console.is_terminal:
         for row in rows:  # for other programs: whole, however long
             console.print(Text("\t".join(map(safe, row))), soft_wrap=True)
@@ -106,14 +109,16 @@ def ls(
 @turns.command()
 def show(app: App, message_id: MessageId) -> None:
     """Show a turn as it is stored, without what was said."""
-    for name, value in run(shown(loaded(app), message_id)).items():
+    agent = loaded(app)
+    for name, value in run(agent, shown(agent, message_id)).items():
         console.print(Text(name, "bold"), Text(safe(str(value))), soft_wrap=True)
 
 
 @turns.command()
 def cancel(app: App, message_id: MessageId) -> None:
     """Ask a turn to stop, whichever worker runs it."""
-    console.print(run(cancelled(loaded(app), message_id)))
+    agent = loaded(app)
+    console.print(run(agent, cancelled(agent, message_id)))
 
 
 @turns.command()
@@ -123,17 +128,23 @@ def recover(app: App) -> None:
     With a dispatch of the app's they are put on its queue instead. Here the app's own lifespan is
     not run: hooks that need what it opens fail, and with them their turns.
     """
-    found = run(recovered(loaded(app)))
+    agent = loaded(app)
+    found = run(agent, recovered(agent))
     for key, how in found:
         console.print(Text(safe(key)), Text(how), soft_wrap=True)
     if not found:
         console.print("Every turn has its worker.")
 
 
-def run(command: Any) -> Any:
+def run(agent: Opencode[Any, Any], command: Coroutine[Any, Any, Returned]) -> Returned:
     """What it gives; an error of the library's is said in a line, with exit code 1."""
+
+    async def whole() -> Returned:
+        async with without_connections(agent):
+            return await command
+
     try:
-        return asyncio.run(command)
+        return asyncio.run(whole())
     except OpencodeError as error:
         complaints.print(Text(safe(str(error)), "red"), soft_wrap=True)
         raise typer.Exit(1) from error

@@ -28,12 +28,22 @@ UNSEEN = re.compile(
     "\U00013430-\U0001343f\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0001\U000e0020-\U000e007f]"
 )
 JOINER = "\u200d"
+# Of a URL what is before its host; where it begins is sought once in each word, however long.
+USER = re.compile(r"(?<![A-Za-z0-9+.-])([A-Za-z0-9+.-]+://)[^/?#\s]*@")
 
 
 def plain(text: str) -> str:
     """The text with its lines, without terminal sequences; what else is not seen is U+FFFD."""
     lines = SEQUENCES.sub("", text).replace("\r\n", "\n").replace("\r", "\n")
     return UNSEEN.sub(REPLACEMENT, lines)
+
+
+def seen(text: str) -> str:
+    """The text with a sign for whatever is not seen in it: for what somebody is to decide on.
+
+    Unlike ``plain`` it leaves nothing out: what a terminal obeys may hide what a shell runs.
+    """
+    return UNSEEN.sub(REPLACEMENT, text.replace("\r\n", "\n"))
 
 
 def one_line(text: str) -> str:
@@ -60,7 +70,12 @@ def short_path(path: str) -> str:
 
 def short_url(url: str) -> str:
     """The URL as one line, without the name and the password it may carry."""
-    return one_line(re.sub(r"^(\s*[A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@", r"\1", url))
+    return line_of_urls(re.sub(r"^(\s*[A-Za-z][A-Za-z0-9+.-]*://)[^/?#]*@", r"\1", url))
+
+
+def line_of_urls(text: str) -> str:
+    """As ``one_line``, but URLs anywhere in it are without their names and passwords."""
+    return one_line(USER.sub(r"\1", text.lstrip()[: 16 * MOST_LETTERS]))
 
 
 def _cut(line: str) -> str:

@@ -30,7 +30,7 @@ def diff_of(call: ToolPart, *, most: float = math.inf) -> str | None:
     match call.tool:
         case "edit" | "apply_patch":
             given = optional_text(metadata, "diff") or ""
-            return _of_server(given) if len(given) <= most and given.strip() else None
+            return short_heads(plain(given)) if len(given) <= most and given.strip() else None
         case "write" if call.status == "completed" and metadata.get("exists") is not True:
             content = optional_text(arguments, "content") or ""
             path = next(iter(paths_of(call)), "")
@@ -38,9 +38,9 @@ def diff_of(call: ToolPart, *, most: float = math.inf) -> str | None:
     return None
 
 
-def _of_server(diff: str) -> str:
-    """The diff as others write it, with paths as short as targets are."""
-    bare = INDEX.sub("", plain(diff)).strip("\n") + "\n"
+def short_heads(diff: str) -> str:
+    """OpenCode's diff as others write it, with paths as short as targets are."""
+    bare = INDEX.sub("", diff).strip("\n") + "\n"
     return FILES.sub(lambda f: f"--- {short_path(f[1])}\n+++ {short_path(f[2])}\n", bare)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from opencode_async.protocol.parts import ToolPart
-from opencode_async.protocol.plain_text import one_line, short_path, short_url
+from opencode_async.protocol.plain_text import line_of_urls, one_line, short_path, short_url
 from opencode_async.protocol.todos import todos_from_wire
 from opencode_async.protocol.wire import objects, optional_text
 
@@ -56,7 +56,7 @@ def _named(call: ToolPart) -> str:
     arguments = object_of(call.input)
 
     def line(name: str) -> str:
-        return one_line(optional_text(arguments, name) or "")
+        return line_of_urls(optional_text(arguments, name) or "")
 
     match call.tool:
         case "read" | "edit" | "write" | "apply_patch" | "plan_exit" | "StructuredOutput":
@@ -80,7 +80,7 @@ def _named(call: ToolPart) -> str:
             return line("name")
         case "question":
             asked = objects(arguments.get("questions"))
-            return one_line(optional_text(asked[0], "question") or "") if asked else ""
+            return line_of_urls(optional_text(asked[0], "question") or "") if asked else ""
         case "todowrite":
             return _progress(arguments.get("todos"))
     return _of_unknown(call, arguments)
@@ -94,7 +94,7 @@ def _progress(raw: object) -> str:
 
 def _of_unknown(call: ToolPart, arguments: Mapping[str, Any]) -> str:
     """The title, if the tool gives one, or the first argument that looks like what it is about."""
-    if isinstance(call.title, str) and (title := one_line(call.title)):
+    if isinstance(call.title, str) and (title := line_of_urls(call.title)):
         return title
     found = (optional_text(arguments, name) for name in ARGUMENTS)
     text = next((value for value in found if value and value.strip()), "")

@@ -78,8 +78,8 @@ class Audience(Generic[MessageT]):
         self._anew = 0  # how many wait to tell all of it, because no index means anything
         self._disordered = False  # the last of them failed
 
-    def observe(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin to tell the host's observer, if there is one."""
+    def observe(self) -> None:
+        """Begin to tell the host's observer, if there is one, in the context that is now."""
         if self._wiring.observer_factory is None:
             return
         try:
@@ -89,8 +89,19 @@ class Audience(Generic[MessageT]):
             self.failed(error, "error", during="observer_factory")
             return
         self._observer = ObserverFeed(observer, self._part, self._wiring.report)
-        self._observer.start(tasks)
+        self._observer.start()
         self._observer.reset(len(self._stored))
+
+    @asynccontextmanager
+    async def attended(self) -> AsyncIterator[None]:
+        """Behind the block the host's observer is told what is left, if it is the turn's end."""
+        try:
+            yield
+            if self._observer is not None:
+                await self._observer.drained()
+        finally:
+            if self._observer is not None:
+                await self._observer.close()
 
     @asynccontextmanager
     async def growing(
@@ -152,7 +163,7 @@ class Audience(Generic[MessageT]):
     async def finish(self, result: TurnResult) -> None:
         """Tell the host how the turn ended, which is stored; no failure of its own matters."""
         if self._observer is not None:
-            await self._observer.finish(result)
+            self._observer.finish(result)
         if self._wiring.on_turn_finished is not None:
             try:
                 await self._wiring.on_turn_finished(result)

@@ -117,8 +117,12 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
 
     async def run(self) -> MessageT:
         """Run the turn to its terminal row. Raises ``LeaseLost`` and what the database raises."""
-        async with self._telemetry.running(), self._keeping_the_lease() as tasks:
-            self._audience.observe(tasks)
+        async with (
+            self._audience.attended(),
+            self._telemetry.running(),
+            self._keeping_the_lease() as tasks,
+        ):
+            self._audience.observe()
             try:
                 ending = await self._ending(tasks)
                 self._telemetry.ended(ending)

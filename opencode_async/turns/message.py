@@ -15,6 +15,7 @@ from opencode_async.protocol.asks import PERMISSION, QUESTION
 from opencode_async.protocol.exchange import TurnError
 from opencode_async.protocol.ledger import Charge
 from opencode_async.protocol.parts import Part, part_from_json
+from opencode_async.protocol.permission_display import permission_display
 from opencode_async.protocol.reply import Reply, reply_json
 from opencode_async.protocol.todos import Todo, todos_from_wire
 from opencode_async.protocol.tool_display import with_display
@@ -118,12 +119,15 @@ def message_json(row: MessageMixin, beside: Beside = NOTHING) -> dict[str, Any]:
 
 def ask_json(row: AskMixin) -> dict[str, Any]:
     """A permission or a question as the HTTP contract shows it."""
+    request = row.request or {}
+    shown = {"display": permission_display(request)} if row.kind == PERMISSION else {}
     return {
         "id": str(row.id),
         "status": row.status,
         "session_id": row.session_id,
         "deadline": isoformat(row.deadline),
-        **(row.request or {}),
+        **request,
+        **shown,
         **(row.reply or {}),
     }
 

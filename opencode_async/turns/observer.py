@@ -13,6 +13,7 @@ from opencode_async.protocol.parts import Part
 from opencode_async.turns.message import TurnResult
 
 DRAIN = 5.0  # s an observer has, after the turn ended, for what it was not told yet
+HEED = 1.0  # s it has to clean up when it is cancelled; one that goes on regardless is left alone
 MOST_ERRORS = 100  # an observer is told of, if it lags: the newest; the reporter has them all
 Told = ParamSpec("Told")
 
@@ -53,6 +54,7 @@ class ObserverFeed:
         self._errors: deque[tuple[BaseException, Severity]] = deque(maxlen=MOST_ERRORS)
         self._arrived = asyncio.Event()
         self._result: TurnResult | None = None
+        self._deadline = 0.0
         self._telling: asyncio.Task[None] | None = None
 
     @property
@@ -79,18 +81,38 @@ class ObserverFeed:
         self._errors.append((error, severity))
         self._arrived.set()
 
-    def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin to tell the observer, in a task of the turn's."""
-        self._telling = tasks.create_task(self._run())
+    def start(self) -> None:
+        """Begin to tell the observer; from then on this is to be closed.
 
-    async def finish(self, result: TurnResult) -> None:
-        """Tell it the rest and then the end, within a deadline."""
+        In no task group: that would wait for ever for an observer that swallows its cancellation.
+        """
+        self._telling = asyncio.create_task(self._run())
+
+    def finish(self, result: TurnResult) -> None:
+        """The turn has ended: that is the last it is told, within a deadline from now."""
         self._result = result
+        self._deadline = asyncio.get_running_loop().time() + DRAIN
         self._arrived.set()
-        if self._telling is not None:
-            await asyncio.wait([self._telling], timeout=DRAIN)
-            if self._telling.cancel():
-                self._failed(TimeoutError(f"observer not done {DRAIN} s after the end of its turn"))
+
+    async def drained(self) -> None:
+        """Wait until it was told all, or until the deadline; not unless the turn has ended."""
+        if self._telling is None or self._result is None:
+            return
+        left = self._deadline - asyncio.get_running_loop().time()
+        await asyncio.wait([self._telling], timeout=max(0.0, left))
+        if not self._telling.done():
+            self._failed(TimeoutError(f"observer not done {DRAIN} s after the end of its turn"))
+
+    async def close(self) -> None:
+        """Tell it no more; one that does not heed that is left alone, and reported."""
+        if self._telling is None:
+            return
+        self._telling.cancel()
+        await asyncio.wait([self._telling], timeout=HEED)
+        if not self._telling.done():
+            self._failed(TimeoutError(f"observer goes on {HEED} s after it was cancelled"))
+        elif not self._telling.cancelled() and (error := self._telling.exception()) is not None:
+            self._failed(error)
 
     async def _run(self) -> None:
         while True:
@@ -120,15 +142,17 @@ class ObserverFeed:
     async def _call(
         self, method: Callable[Told, Awaitable[None]], *args: Told.args, **kwargs: Told.kwargs
     ) -> None:
+        task = asyncio.current_task()
         try:
             await method(*args, **kwargs)
         except asyncio.CancelledError as error:
-            task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            self._failed(error)  # a task of its own was cancelled, not the turn's
+            self._failed(error)  # a task of its own was cancelled, not this one
         except Exception as error:
             self._failed(error)
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError  # which it kept to itself
 
     def _failed(self, error: BaseException) -> None:
         self._report(error, severity="warning", context={"during": "observer"})

@@ -69,6 +69,22 @@ async def test_a_change_is_shown_and_made_when_it_is_allowed(
     assert file.read_text() == "one\ntwo\n"
 
 
+async def test_a_change_is_read_as_it_is(page: Page) -> None:
+    answer = await ask(page, writing("hostile.txt", "<b>a</b>\u202e\n<script>b</script>\n"))
+    card = await asked(answer)
+    await expect(card.locator(".diff .added")).to_have_text(
+        ["+<b>a</b>\ufffd", "+<script>b</script>"]
+    )
+    head = "…/opencode0/workspace/hostile.txt"
+    await expect(card.locator(".diff .place").nth(1)).to_have_text(f"+++ {head}")
+    await card.get_by_test_id("allow-once").click()
+    await has_ended(answer, "completed")
+    await answer.locator("details summary").first.click()
+    change = answer.locator(".change .diff")
+    await expect(change.locator(".added").first).to_have_text("+<b>a</b>\ufffd")
+    assert await page.locator(".diff :is(b, script)").count() == 0
+
+
 async def test_a_rejection_with_words_is_heard_and_one_without_ends_the_answer(page: Page) -> None:
     answer = await ask(page, writing("rejected.txt"))
     card = await asked(answer)

@@ -12,14 +12,14 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
 from opencode_async import DirectoryArtifactStore, OpencodeClient, Server, Tables
-from opencode_async.cli.checks import clocks
 from opencode_async.cli.checks import server as server_checks
 from opencode_async.cli.checks.database import check_database
 from opencode_async.cli.checks.finding import Finding
 from opencode_async.cli.checks.routes import check_routes
 from opencode_async.cli.checks.server import check_server
 from opencode_async.cli.checks.store import check_store
-from opencode_async.testing import ScriptedServer
+from opencode_async.testing import Impostor, ScriptedServer
+from opencode_async.testing.impostor import RealClock
 from tests.support.hosts import Ask, Base, Conversation, File, Message, engine_for
 from tests.support.proxy import HEARTBEAT, Fate, Proxy
 
@@ -90,12 +90,40 @@ async def test_a_stream_that_delivers_heartbeats_alone(
     assert ill(findings) == [("error", "its event stream delivered nothing within 2 s")]
 
 
-async def test_a_clock_that_is_wrong(
-    opencode: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+class Off(RealClock):
+    """A clock that is so many seconds ahead."""
+
+    def __init__(self, ahead: float) -> None:
+        super().__init__()
+        self._ahead = ahead
+
+    def now(self) -> float:
+        return super().now() + self._ahead
+
+
+@pytest.mark.parametrize(
+    ("version", "ahead", "told"),
+    [
+        ("1.18.33", -60.0, "behind"),
+        ("1.18.33", 60.0, "ahead"),
+        ("1.18.33", -0.5, None),
+        ("1.17.19", -0.5, "behind"),
+        ("1.17.19", 0.5, "ahead"),
+        ("1.17.19", 0.0, None),
+        ("2.0.0", 0.5, None),
+    ],
+)
+async def test_a_clock_that_is_off_by_more_than_the_version_bears(
+    version: str, ahead: float, told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clocks, "SKEW", -1.0)
-    ((level, what),) = ill(await of(check_server(opencode)))
-    assert (level, what.startswith("its clock differs from this one by")) == ("warning", True)
+    monkeypatch.setattr("opencode_async.testing.impostor.app.VERSION", version)
+    monkeypatch.setattr(server_checks, "TESTED_VERSIONS", (version,))
+    async with Impostor(tmp_path, clock=Off(ahead)) as impostor:
+        findings = await of(check_server(impostor.server))
+    (clock,) = [finding for finding in findings if "its clock" in finding.what]
+    assert ill(findings) == ([("warning", clock.what)] if told else [])
+    assert (told or "agrees") in clock.what
+    assert ("1.18" in clock.remedy) == (told is not None and version == "1.17.19")
 
 
 # The database

@@ -20,6 +20,7 @@ they came and without times. Left out, and why:
 
 from __future__ import annotations
 
+import json
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ from opencode_async.client.server import Server
 from opencode_async.testing import Impostor, ScriptedServer
 from opencode_async.testing.impostor import RealClock
 from tests.contract.normal import normal
-from tests.contract.scenarios import SCENARIOS
+from tests.contract.scenarios import SCENARIOS, said
 from tests.contract.witness import witness
 
 
@@ -69,6 +70,24 @@ async def test_both_refuse_a_stranger(real: Server, tmp_path: Path) -> None:
 
     async with Impostor(tmp_path) as impostor:
         assert await told(impostor.server) == await told(real)
+
+
+@pytest.mark.parametrize("command", ["echo begun; sleep 30", "sleep 30"])
+async def test_a_command_that_is_out_of_time_is_told_alike(
+    command: str, real: Server, tmp_path: Path
+) -> None:
+    arguments = {"command": command, "description": "Waits", "timeout": 300}
+    calls = json.dumps([{"name": "bash", "args": arguments}])
+
+    async def told(server: Server) -> list[str]:
+        async with witness(server) as w:
+            await said(w, f"SCRIPT:tools {calls}")
+        return normal(w)
+
+    theirs = await told(real)
+    assert "exceeding timeout 300 ms" in str(theirs)
+    async with Impostor(tmp_path, clock=RealClock()) as impostor:
+        assert await told(impostor.server) == theirs
 
 
 async def crashed(

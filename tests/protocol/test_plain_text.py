@@ -8,7 +8,14 @@ import unicodedata
 
 import pytest
 
-from opencode_async.protocol.plain_text import UNSEEN, one_line, plain, short_path, short_url
+from opencode_async.protocol.plain_text import (
+    UNSEEN,
+    line_of_urls,
+    one_line,
+    plain,
+    short_path,
+    short_url,
+)
 
 ESC, BEL = "\x1b", "\x07"
 JOINERS = {"\u200c", "\u200d"}
@@ -108,6 +115,26 @@ def test_a_path_is_told_by_its_end(path: str, shown: str) -> None:
 )
 def test_a_url_is_told_without_a_password(url: str, shown: str) -> None:
     assert short_url(url) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a ssh://me@h:22 b", "a ssh://h:22 b"),
+        ("two http://a:b@c,http://d:e@f", "two http://c,http://f"),
+        ("x=1git+https://t0ken@h/r.git@v2", "x=1git+https://h/r.git@v2"),
+        ("mail me@example.org, see http://h/?a@b", "mail me@example.org, see http://h/?a@b"),
+    ],
+)
+def test_urls_in_a_text_are_told_without_passwords(text: str, shown: str) -> None:
+    assert line_of_urls(text) == shown
+
+
+@pytest.mark.parametrize("text", ["a" * 10**6, "a://" * 10**6, "a:" * 10**6, "a://b" * 10**6])
+def test_however_long_the_text_its_urls_are_soon_found(text: str) -> None:
+    began = time.perf_counter()
+    line_of_urls(text)
+    assert time.perf_counter() - began < 1
 
 
 @pytest.mark.parametrize("piece", [f"{ESC}]", f"{ESC}[", f"{ESC}[1", "\x9b1", ESC, "\r", "\u202e"])

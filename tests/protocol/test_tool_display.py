@@ -358,6 +358,32 @@ def test_only_a_tool_call_is_displayed() -> None:
         assert with_display(shown) == shown
 
 
+SECRET = "https://me:s3cret@example.org/a"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        call("bash", input={"command": f"git clone {SECRET} && curl -o a '{SECRET}'"}),
+        call("bash", input={"command": "psql postgresql://me:s3cret@host/app"}),
+        call("task", input={"description": f"Look at {SECRET}"}),
+        call("question", input={"questions": [{"question": f"Is it {SECRET}?"}]}),
+        call("websearch", input={"query": SECRET}),
+        call("webfetch", input={"url": SECRET}),
+        call("some_tool", title=f"Fetched {SECRET} (text/html)"),
+        call("some_tool", title=f"Fetched ({SECRET})"),
+        call("some_tool", input={"query": f"see {SECRET}"}),
+        call("bash", input={"command": f"curl{' ' * 100}{'x' * 90} {SECRET}"}),
+    ],
+    ids=repr,
+)
+def test_no_title_tells_the_password_of_a_url(part: ToolPart) -> None:
+    title = ToolDisplay(part).title
+    assert "s3c" not in title
+    assert "me:" not in title
+    assert "//" in title
+
+
 def test_displays_of_equal_parts_are_equal() -> None:
     one, two = call("bash", input={"command": "ls"}), call("bash", input={"command": "ls"})
     assert ToolDisplay(one) == ToolDisplay(two)

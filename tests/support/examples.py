@@ -8,6 +8,7 @@ import sys
 from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx
 
@@ -47,13 +48,15 @@ async def run_program(*arguments: str, env: dict[str, str]) -> str:
 
 
 @asynccontextmanager
-async def uvicorn(app: str, *, env: dict[str, str]) -> AsyncIterator[httpx.AsyncClient]:
+async def uvicorn(
+    app: str, *, env: dict[str, str], folder: Path = REPOSITORY
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client of the app that ``uvicorn module:app`` serves; it must end well when told to."""
     port = free_port()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-W", "error", "-m", "uvicorn", app, "--port", str(port)),
         *("--timeout-graceful-shutdown", "5"),
-        cwd=REPOSITORY,
+        cwd=folder,
         env=env,
         stdout=PIPE,
         stderr=STDOUT,

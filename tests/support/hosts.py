@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,8 +21,10 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from opencode_async import (
     ArtifactMixin,
+    ArtifactPolicy,
     AskMixin,
     ConversationMixin,
+    DirectoryArtifactStore,
     MessageMixin,
     Opencode,
     Server,
@@ -208,12 +211,15 @@ async def host(
     async with engine.begin() as connection:
         await connection.run_sync(base.metadata.create_all)
     sessions = async_sessionmaker(engine, expire_on_commit=expire_on_commit)
-    agent: Opencode[Any, Any] = Opencode(
-        server, sessions, tables, **{"error_reporter": reports, "timings": QUICK, **options}
-    )
-    values = {"tenant_id": 7} if old else {"user_id": 1}
-    try:
-        async with agent:
-            yield Host(agent, engine, sessions, reports, values)
-    finally:
-        await engine.dispose()
+    with tempfile.TemporaryDirectory() as kept:
+        if files:
+            options = {"artifacts": ArtifactPolicy(DirectoryArtifactStore(kept)), **options}
+        agent: Opencode[Any, Any] = Opencode(
+            server, sessions, tables, **{"error_reporter": reports, "timings": QUICK, **options}
+        )
+        values = {"tenant_id": 7} if old else {"user_id": 1}
+        try:
+            async with agent:
+                yield Host(agent, engine, sessions, reports, values)
+        finally:
+            await engine.dispose()

@@ -58,6 +58,7 @@ async def test_a_permission_is_a_row_with_what_is_asked_and_goes_on_when_it_is_g
         (ask,) = await turn.asks()
         assert (ask["permission"], ask["patterns"]) == ("bash", ["echo hello", "uname"])
         assert ask["metadata"] == {"command": "echo hello && uname"}
+        assert ask["display"]["command"] == "echo hello && uname"
         assert ask["always"] == ["echo *", "uname *"]
         assert ask["deadline"]
         await app.agent.turns.answer(turn.id, ask["id"], ONCE, by="ann")

@@ -107,12 +107,12 @@ async def test_an_observer_is_not_told_of_parts_that_are_no_more() -> None:
     reports = Reports()
     feed = ObserverFeed(Observer(), parts.__getitem__, reports)
     feed.reset(2)
-    result: Any = None
-    async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
-        feed.start(tasks)
+    result: Any = object()
+    async with asyncio.timeout(5):
+        feed.start()
         await asyncio.sleep(0)
         feed.reset(1)
-        result = object()
-        await feed.finish(result)
+        feed.finish(result)
+        await feed.drained()
     assert set(told) == {"prt_1"}
     assert reports.errors == []

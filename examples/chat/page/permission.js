@@ -28,15 +28,14 @@ export class PermissionView extends AskView {
     });
   }
 
-  draw({ permission, patterns, metadata, always }) {
-    const { command, diff } = metadata ?? {};
+  draw({ permission, display: { command, diff, patterns }, always }) {
     const wish = WISHES[permission] ?? `use ${permission}`;
     this.title = `${this.who} asks to ${wish}.`;
     this.brief = `${this.who} asked to ${wish}: ${command ?? patterns.join(", ")}`;
-    put(this.find(".command"), typeof command === "string" ? command : "");
+    put(this.find(".command"), command ?? "");
     this.find(".command").hidden = !command;
-    if (typeof diff === "string") this.find(".diff").append(...diffLines(diff));
-    this.find(".diff").hidden = typeof diff !== "string";
+    this.find(".diff").append(...diff ? diffLines(diff) : []);
+    this.find(".diff").hidden = !diff;
     put(this.find(".patterns"), command ? "" : patterns.join("\n"));
     this.find(".patterns").hidden = Boolean(command);
     this.find(".always").hidden = always.length === 0;

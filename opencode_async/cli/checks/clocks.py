@@ -7,10 +7,14 @@ from opencode_async.cli.checks.finding import Finding
 SKEW = 5.0  # s that clocks may differ: more than a file's date can be off
 
 
-def check_clock(seconds: float, why: str) -> Finding:
-    """What it means that the other clock is off by so many; ``why`` it matters."""
-    off = abs(seconds)
-    if off <= SKEW:
+def check_clock(ahead: float, why: str, *, within: float | None = None) -> Finding:
+    """What it means that the other clock is so many seconds ahead; ``why`` it matters.
+
+    ``within`` is how many it may be off either way, 5 unless given.
+    """
+    if abs(ahead) <= (SKEW if within is None else within):
         return Finding("ok", "its clock agrees with this one")
-    what = f"its clock differs from this one by {off:.0f} s"
-    return Finding("warning", what, f"set both by NTP: {why}")
+    way = "ahead of" if ahead > 0 else "behind"
+    return Finding(
+        "warning", f"its clock is {abs(ahead):.2f} s {way} this one", f"set both by NTP: {why}"
+    )

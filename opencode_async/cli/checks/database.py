@@ -87,5 +87,5 @@ async def _sqlite(db: AsyncSession) -> list[Finding]:
 
 
 def _skew(now: datetime | None) -> Finding:
-    off = (datetime.now(UTC) - now).total_seconds() if now else 0.0
-    return check_clock(off, "leases are in the database's time")
+    ahead = (now - datetime.now(UTC)).total_seconds() if now else 0.0
+    return check_clock(ahead, "leases are in the database's time")

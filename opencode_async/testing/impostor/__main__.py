@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import os
 import sys
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from opencode_async.testing.impostor import Impostor, RealClock
@@ -20,10 +21,13 @@ async def serve(directory: Path, port: int) -> None:
     from opencode_async.testing.impostor.serving import serving
 
     password = os.environ.get("OPENCODE_SERVER_PASSWORD") or None
-    async with (
-        Impostor(directory, password=password, clock=RealClock()) as impostor,
-        serving(impostor, port) as server,
-    ):
+    async with AsyncExitStack() as stack:
+        impostor = Impostor(directory, password=password, clock=RealClock())
+        await stack.enter_async_context(impostor)
+        try:
+            server = await stack.enter_async_context(serving(impostor, port))
+        except (OSError, OverflowError) as error:
+            sys.exit(f"port {port} cannot be had: {error}")
         print(server.url, flush=True)  # noqa: T201 - how a caller learns the port
         if password is None:
             print(f"OPENCODE_SERVER_PASSWORD={server.password}", flush=True)  # noqa: T201

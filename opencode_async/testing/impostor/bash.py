@@ -20,6 +20,13 @@ Json = dict[str, Any]
 BETWEEN = re.compile(r"&&|\|\||[;|&\n]")
 QUOTED = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"")
 TIMEOUT = 120_000  # ms
+LENIENCE = 100  # ms that a command may take longer
+# As OpenCode 1.18.33 has it, its code.
+OUT_OF_TIME = (
+    "shell tool terminated command after exceeding timeout {} ms. If this command is expected to "
+    "take longer and is not waiting for interactive input, retry with a larger timeout value in "
+    "milliseconds."
+)
 PATIENCE = 1.0  # s for the pipe of a command that was killed: another process may hold it open
 MOST_OUTPUT = 51_200  # bytes that the model is told
 
@@ -42,28 +49,31 @@ async def bash(call: Call, arguments: Json) -> Result:
     )
     stdout = cast(asyncio.StreamReader, process.stdout)
     output = ""
+    code: int | None = None
     notes: list[str] = []
+    given = arguments.get("timeout")
+    timeout = TIMEOUT if given is None else int(given)
     try:
-        async with asyncio.timeout(int(arguments.get("timeout") or TIMEOUT) / 1000):
+        async with asyncio.timeout((timeout + LENIENCE) / 1000):
             while data := await stdout.read(65536):
                 output += data.decode("utf-8", "replace")
                 call.progress({"output": output[-MOST_OUTPUT:]})
                 call.aborting = ended(command, output, None, ["User aborted the command"])
-            await process.wait()
+            code = await process.wait()
     except TimeoutError:
-        notes.append(f"bash tool terminated command after exceeding timeout {TIMEOUT} ms.")
+        notes.append(OUT_OF_TIME.format(timeout))
     finally:
         await kill(process)
-    return ended(command, output, process.returncode, notes)
+    return ended(command, output, code, notes)
 
 
 def ended(command: str, output: str, code: int | None, notes: list[str]) -> Result:
-    """What is told of a command that has ended."""
+    """What is told of a command that has ended, ``code`` ``None`` if not by itself."""
     told = output[-MOST_OUTPUT:]
     text = told or "(no output)"
     if notes:
         text += "\n\n<shell_metadata>\n" + "\n".join(notes) + "\n</shell_metadata>"
-    metadata = {"output": told or "(no output)", "exit": code}
+    metadata = {"output": told or text, "exit": code}
     return Result(text, command, metadata, truncated=len(output) > MOST_OUTPUT)
 
 

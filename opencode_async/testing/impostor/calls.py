@@ -13,7 +13,7 @@ from opencode_async.testing.impostor.life import Life
 from opencode_async.testing.impostor.model import Prepared
 from opencode_async.testing.impostor.outcome import Failed, Result
 from opencode_async.testing.impostor.store import NotFound
-from opencode_async.testing.impostor.tools import TOOLS, always_of, offered
+from opencode_async.testing.impostor.tools import TOOLS, always_of, offered, permission_of
 from opencode_async.testing.scripted_model.scripts import ToolCall
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ class Call:
     async def _play(self, name: str, arguments: Json, state: Json) -> None:
         """End as was said beforehand."""
         if self._asks:
-            await self.ask(name, ["*"], arguments)
+            await self.ask(permission_of(name), ["*"], arguments)
         elif name == "question":
             await self.question(arguments["questions"])
         else:

@@ -123,6 +123,11 @@ def always_of(permission: str, patterns: Sequence[str]) -> list[str]:
     return ["*"]
 
 
+def permission_of(tool: str) -> str:
+    """Whose leave a tool asks: all that change files ask that of ``edit``."""
+    return "edit" if tool in ("apply_patch", "write") else tool
+
+
 def offered(rules: Sequence[Json], model: str) -> list[str]:
     """The tools that a model is told of: those that are not denied altogether."""
     others = ("edit", "write") if "gpt-" in model else ("apply_patch",)
@@ -135,7 +140,7 @@ def offered(rules: Sequence[Json], model: str) -> list[str]:
 
 def denied_whole(rules: Sequence[Json], name: str) -> bool:
     """Whether the last rule about a tool denies it for every pattern."""
-    permission = "edit" if name in ("apply_patch", "write") else name
+    permission = permission_of(name)
     about = [rule for rule in rules if like(permission, rule["permission"])]
     return bool(about) and about[-1]["pattern"] == "*" and about[-1]["action"] == "deny"
 

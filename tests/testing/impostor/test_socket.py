@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import sys
 from asyncio.subprocess import PIPE
 from pathlib import Path
+
+import pytest
 
 from opencode_async import OpencodeClient, Server
 from opencode_async.testing import Impostor
@@ -45,3 +48,25 @@ async def test_it_runs_as_a_program(tmp_path: Path) -> None:
     finally:
         process.terminate()
         await process.wait()
+
+
+async def test_a_port_that_is_taken_is_said_in_a_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "opencode_async.testing.impostor", "--port", port),
+            *("--directory", str(tmp_path)),
+            stdout=PIPE,
+            stderr=PIPE,
+        )
+        said, complained = await process.communicate()
+    assert (process.returncode, said) == (1, b"")
+    (line,) = complained.decode().splitlines()
+    assert line.startswith(f"port {port} cannot be had: ")
+    assert "in use" in line
+
+
+async def test_an_error_of_the_block_comes_out_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(LookupError):
+        async with Impostor(tmp_path) as impostor, serving(impostor):
+            raise LookupError

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -89,6 +90,21 @@ async def test_leave_is_asked_whatever_the_rules(
     assert tools(message)[0]["status"] == "error"
     assert message["content"] == "Then not."
     assert (tmp_path / "a.txt").read_text() == "old"
+
+
+@pytest.mark.parametrize(
+    ("tool", "permission"),
+    [("write", "edit"), ("edit", "edit"), ("apply_patch", "edit"), ("webfetch", "webfetch")],
+)
+async def test_leave_is_asked_by_the_name_that_rules_have_for_it(
+    tool: str, permission: str, impostor: Impostor, client: OpencodeClient
+) -> None:
+    impostor.on("go").asks(tool, output="Done.")
+    async with client.http.events("/event") as frames:
+        session = await client.create_session(title="a title")
+        await client.prompt(session, {"parts": [{"type": "text", "text": "go"}]})
+        asked = await anext(json.loads(f) async for f in frames if '"permission.asked"' in f)
+    assert asked["properties"]["permission"] == permission
 
 
 async def test_what_was_asked_of_the_model_is_kept(
