@@ -128,8 +128,8 @@ async def test_the_blocks_for_several_processes_run(
 ) -> None:
     names = quickstart(postgres_database, opencode)
     url = '"redis://localhost:6379/0"'
-    assert url in BLOCKS["redis_broker"]
-    code = BLOCKS[f"{kind}_broker"].replace(SERVER, "server").replace(url, repr(valkey.url))
+    assert url in PYTHON["redis_broker"]
+    code = PYTHON[f"{kind}_broker"].replace(SERVER, "server").replace(url, repr(valkey.url))
     await execute(code, names)
     async with names["engine"].begin() as connection:
         await connection.run_sync(names["Base"].metadata.create_all)
