@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import DateTime
+from sqlalchemy import DateTime, Double, literal
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -20,21 +20,24 @@ class database_time(FunctionElement[datetime]):
 
     name = "database_time"
     type = DateTime(timezone=True)
-    # The offset is part of the SQL text, so expressions with different ones must not share a cache.
-    inherit_cache = False
+    # The offset is bound, not part of the SQL text, so a statement is compiled once for all of them.
+    inherit_cache = True
 
     def __init__(self, seconds: float = 0.0) -> None:
-        super().__init__()
-        self.seconds = float(seconds)
+        super().__init__(*([literal(float(seconds), Double)] if seconds else []))
 
 
 @compiles(database_time, "postgresql")
 def _postgresql(element: database_time, compiler: SQLCompiler, **kwargs: Any) -> str:
-    if not element.seconds:
+    if not element.clauses.clauses:
         return "clock_timestamp()"
-    return f"clock_timestamp() + make_interval(secs => {element.seconds!r})"
+    seconds = compiler.process(element.clauses, **kwargs)
+    return f"clock_timestamp() + make_interval(secs => {seconds})"
 
 
 @compiles(database_time, "sqlite")
 def _sqlite(element: database_time, compiler: SQLCompiler, **kwargs: Any) -> str:
-    return f"strftime('%Y-%m-%d %H:%M:%f', 'now', '{element.seconds!r} seconds')"
+    if not element.clauses.clauses:
+        return "strftime('%Y-%m-%d %H:%M:%f', 'now', '0.0 seconds')"
+    seconds = compiler.process(element.clauses, **kwargs)
+    return f"strftime('%Y-%m-%d %H:%M:%f', 'now', ({seconds}) || ' seconds')"
