@@ -20,7 +20,7 @@ class database_time(FunctionElement[datetime]):
 
     name = "database_time"
     type = DateTime(timezone=True)
-    # The offset is bound, not part of the SQL text, so a statement is compiled once for all of them.
+    # The offset is bound, not part of the SQL text: a statement is compiled once for all of them.
     inherit_cache = True
 
     def __init__(self, seconds: float = 0.0) -> None:

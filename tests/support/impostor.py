@@ -17,7 +17,7 @@ from opencode_async.testing.scripted_model import Asked
 from tests.support.fast import SPEED as CLOCK
 from tests.support.fast import new_event_loop
 
-LATENCY = 0.03 * CLOCK  # s before each step: the library heeds limits while the model thinks
+LATENCY = 0.05 * CLOCK  # s before each step: the library heeds limits while the model thinks
 LONG = 1.0  # s: from there on a wait is one for a provider
 SPEED = 20.0 / CLOCK  # times as fast such a wait is over, by the same clock
 
