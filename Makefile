@@ -23,7 +23,7 @@ test: .venv/installed .node
 
 # More processes than most machines have processors: tests also wait.
 fast: .venv/installed
-	FAST=1 .venv/bin/pytest tests/turns -m "not slow" -n 4 --dist loadscope \
+	FAST=1 .venv/bin/pytest tests/turns -m "not slow" -n 3 --dist loadscope \
 		-p no:hypothesispytest $(ARGS)
 
 chaos: .venv/installed .node
