@@ -19,7 +19,7 @@ from tests.support.fast import new_event_loop
 
 LATENCY = 0.05 * CLOCK  # s before each step: the library heeds limits while the model thinks
 LONG = 1.0  # s: from there on a wait is one for a provider
-SPEED = 20.0 / CLOCK  # times as fast such a wait is over, by the same clock
+SPEED = 10.0 / CLOCK  # times as fast such a wait is over, by the same clock
 
 
 class SuiteClock(RealClock):
