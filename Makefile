@@ -4,11 +4,12 @@ OPENCODE_VERSION = 1.18.33
 OPENCODE = .node/$(OPENCODE_VERSION)
 PIP = .venv/bin/pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test chaos check format lock .node
+.PHONY: help demo test fast chaos check format lock .node
 
 help:
 	@echo "make demo     a chat in the browser, on http://127.0.0.1:$(PORT) (PORT=8000)"
 	@echo "make test     all tests; ARGS='-k name' for some, STRICT=1 to let none be skipped"
+	@echo "make fast     the tests of turns in seconds: on an Impostor, on SQLite"
 	@echo "make chaos    everything broken everywhere, half an hour; make test breaks a sample"
 	@echo "make check    formatting, lint and types, as CI checks them"
 	@echo "make format   format, and repair what the linter can"
@@ -19,6 +20,11 @@ demo: .venv/installed .node
 
 test: .venv/installed .node
 	.venv/bin/pytest $(ARGS)
+
+# More processes than most machines have processors: tests also wait.
+fast: .venv/installed
+	FAST=1 .venv/bin/pytest tests/turns -m "not slow" -n 3 --dist loadscope \
+		-p no:hypothesispytest $(ARGS)
 
 chaos: .venv/installed .node
 	CHAOS=1 .venv/bin/pytest tests/chaos --capture=no $(ARGS)

@@ -20,11 +20,11 @@ class database_time(FunctionElement[datetime]):
 
     name = "database_time"
     type = DateTime(timezone=True)
+    # The offset is bound, not part of the SQL text: a statement is compiled once for all of them.
     inherit_cache = True
 
     def __init__(self, seconds: float = 0.0) -> None:
-        # As a parameter, so that one statement serves for every offset and is compiled once.
-        super().__init__(*([literal(float(seconds), Double())] if seconds else []))
+        super().__init__(*([literal(float(seconds), Double)] if seconds else []))
 
 
 @compiles(database_time, "postgresql")
@@ -38,6 +38,6 @@ def _postgresql(element: database_time, compiler: SQLCompiler, **kwargs: Any) ->
 @compiles(database_time, "sqlite")
 def _sqlite(element: database_time, compiler: SQLCompiler, **kwargs: Any) -> str:
     if not element.clauses.clauses:
-        return "strftime('%Y-%m-%d %H:%M:%f', 'now')"
+        return "strftime('%Y-%m-%d %H:%M:%f', 'now', '0.0 seconds')"
     seconds = compiler.process(element.clauses, **kwargs)
     return f"strftime('%Y-%m-%d %H:%M:%f', 'now', printf('%+f seconds', {seconds}))"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from asyncio import AbstractEventLoop
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, contextmanager
 from functools import partial
@@ -14,6 +15,8 @@ import pytest
 from anyio.from_thread import start_blocking_portal
 
 from opencode_async.testing import ScriptedServer, scripted_server
+from tests.support.databases import DATABASES, empty_database
+from tests.support.fast import FAST, new_event_loop
 from tests.support.impostor import own_impostor, standing_impostor
 from tests.support.parts import opencode_executable, skip_without
 from tests.support.postgres import new_database, postgres_server
@@ -64,7 +67,12 @@ def own_opencode(request: pytest.FixtureRequest) -> OwnServer:
 
 def stands_in() -> bool:
     """Whether the Impostor takes the real server's place."""
-    return os.environ.get("OPENCODE") == "impostor"
+    return FAST or os.environ.get("OPENCODE") == "impostor"
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], AbstractEventLoop]]:
+    """What the event loops of tests and of their fixtures are made by."""
+    return {"loop": new_event_loop}
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +110,11 @@ def postgres_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASES)
 async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[str]:
     """An empty database of each kind, as an SQLAlchemy URL."""
-    if request.param == "sqlite":
-        yield f"sqlite+aiosqlite:///{tmp_path / 'test.db'}"
-    else:
-        async with new_database(request.getfixturevalue("postgres_url")) as url:
-            yield url
+    async with empty_database(request.param, request, tmp_path) as url:
+        yield url
 
 
 @pytest.fixture

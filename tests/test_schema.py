@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from sqlalchemy import Connection, insert, inspect
+from sqlalchemy import Connection, insert, inspect, select
 from sqlalchemy import text as sql
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,6 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from opencode_async import ConversationMixin, MessageMixin, SchemaError, Tables, TurnResult
 from opencode_async.database import parsed_key
+from opencode_async.database_time import database_time
 from opencode_async.models import ArtifactMixin, AskMixin
 from tests.support.hosts import Base, Conversation, Entry, Message, OldBase, Thread, engine_for
 
@@ -157,3 +158,19 @@ async def test_a_table_with_turns_in_it_gains_the_ledger(database_url: str) -> N
 )
 def test_a_key_has_one_spelling(kind: Any, text: str, key: int | None) -> None:
     assert parsed_key(kind, text) == key
+
+
+async def test_statements_with_the_databases_time_are_compiled_once_for_all_offsets(
+    database_url: str,
+) -> None:
+    now, soon, late = (select(database_time(seconds)) for seconds in (0, 2.5, -60))
+    keys = [statement._generate_cache_key() for statement in (now, soon, late)]
+    assert None not in keys
+    assert keys[1] == keys[2]
+    assert keys[0] != keys[1]
+    engine = engine_for(database_url)
+    async with engine.connect() as db:
+        times = [(await db.execute(statement)).scalar_one() for statement in (now, soon, late)]
+    await engine.dispose()
+    apart = [(time - times[0]).total_seconds() for time in times]
+    assert apart == [0, pytest.approx(2.5, abs=2), pytest.approx(-60, abs=2)]

@@ -11,13 +11,22 @@ import uuid
 from collections.abc import Mapping
 from typing import Any, Generic, Self
 
-from sqlalchemy import Update, case, func, update
+from sqlalchemy import Update, case, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from opencode_async.database import Sessions, locked
 from opencode_async.database_time import database_time
 from opencode_async.errors import LeaseHeld, LeaseLost, MessageNotFound, TurnQueued
-from opencode_async.models import PENDING, QUEUED, TERMINAL, AskMixin, ConversationMixin, MessageT
+from opencode_async.models import (
+    PENDING,
+    QUEUED,
+    TERMINAL,
+    AskMixin,
+    ConversationMixin,
+    MessageMixin,
+    MessageT,
+)
 from opencode_async.protocol.exchange import Outcome
 from opencode_async.protocol.limits import stopped
 from opencode_async.turns.asks import close_asks
@@ -189,3 +198,22 @@ class Lease(Generic[MessageT]):
             .where(self._kind.id == self._key, self._kind.lease_owner == self.owner)
             .execution_options(synchronize_session=False)
         )
+
+
+def mark_lost(kind: type[MessageMixin], seconds: float) -> ReturningUpdate[Any]:
+    """Marks every turn that nobody runs although somebody should for so long; gives their keys."""
+    expired = kind.lease_expires_at < database_time()
+    # A row nobody has claimed yet is probably on its way to its first worker.
+    late = (kind.epoch > 0) | (kind.created_at < database_time(-seconds))
+    unheld = expired | (kind.lease_expires_at.is_(None) & late)
+    pending = (kind.status == PENDING) & kind.prompt_id.is_not(None) & unheld
+    untold = kind.status.in_(TERMINAL) & expired
+    # Row by row in one order, and without those that another worker is looking at just now.
+    found = select(kind.id).where(pending | untold).order_by(kind.id)
+    return (
+        update(kind)
+        .where(kind.id.in_(found.with_for_update(skip_locked=True)))
+        .values({"lease_owner": None, "lease_expires_at": database_time(seconds)})
+        .returning(kind.id)
+        .execution_options(synchronize_session=False)
+    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, exists, func, select, update
+from sqlalchemy import ColumnElement, Select, exists, func, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import aliased
 
@@ -61,22 +61,28 @@ async def promote(
     )
 
 
-async def promote_stranded(
-    sessions: Sessions,
-    conversations: type[ConversationMixin],
-    messages: type[MessageT],
-    seconds: float,
-) -> list[Any]:
-    """Promote where turns wait behind none, the live one having been deleted, say; the keys."""
+def stranded(messages: type[MessageMixin]) -> Select[Any]:
+    """The conversations where turns wait behind none, the live one having been deleted, say."""
     other = aliased(messages)
     running = exists().where(
         other.conversation_id == messages.conversation_id, other.status == PENDING
     )
     waiting = select(messages.conversation_id).where(messages.status == QUEUED, ~running)
+    return waiting.distinct()
+
+
+async def promote_stranded(
+    sessions: Sessions,
+    conversations: type[ConversationMixin],
+    messages: type[MessageT],
+    seconds: float,
+    found: Select[Any],
+) -> list[Any]:
+    """Promote in each conversation that is ``stranded``, as it is ``found``; the keys."""
     async with sessions() as db:
-        stranded: Sequence[Any] = (await db.scalars(waiting.distinct())).all()
+        waiting: Sequence[Any] = (await db.scalars(found)).all()
     promoted = []
-    for conversation_id in stranded:
+    for conversation_id in waiting:
         async with sessions.begin() as db:
             await locked(db, conversations, conversation_id)
             promoted.append(await promote(db, messages, conversation_id, seconds))

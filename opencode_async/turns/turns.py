@@ -15,7 +15,6 @@ from sqlalchemy.orm import SessionTransaction
 
 from opencode_async.brokers.broker import EventBroker, conversation_topic, turn_topic
 from opencode_async.database import Sessions, as_key, engine_of, locked
-from opencode_async.database_time import database_time
 from opencode_async.errors import MessageNotFound, UsageError
 from opencode_async.models import PENDING, QUEUED, TERMINAL, ConversationT, MessageT
 from opencode_async.observability.error_reporter import ErrorReporter
@@ -31,9 +30,15 @@ from opencode_async.turns.beside import Besides
 from opencode_async.turns.following import Batches, Following
 from opencode_async.turns.following_conversation import ConversationFollowing
 from opencode_async.turns.frames import Cursor, change_of
+from opencode_async.turns.lease import mark_lost
 from opencode_async.turns.message import TurnResult
 from opencode_async.turns.posting import OnBusy, Post, insert
-from opencode_async.turns.queue import end_unstarted, promote, promote_stranded
+from opencode_async.turns.queue import (
+    end_unstarted,
+    promote,
+    promote_stranded,
+    stranded,
+)
 from opencode_async.turns.runner import Runner
 from opencode_async.turns.turn import Turn
 
@@ -80,6 +85,9 @@ class Turns(Generic[ConversationT, MessageT]):
         self._tracer = tracer
         self._runner = Runner(tasks, self._execute, report)
         self._closed = False
+        # Built once: they are asked ten times in a lease.
+        self._mark_lost = mark_lost(tables.message, timings.lease)
+        self._stranded = stranded(tables.message)
 
     async def start(
         self,
@@ -222,31 +230,21 @@ class Turns(Generic[ConversationT, MessageT]):
         come, and nobody saw it. However many workers recover at once, each turn is dispatched once
         in a lease time.
         """
-        kind, seconds = self._message, self._timings.lease
-        expired = kind.lease_expires_at < database_time()
-        # A row nobody has claimed yet is probably on its way to its first worker.
-        late = (kind.epoch > 0) | (kind.created_at < database_time(-seconds))
-        unheld = expired | (kind.lease_expires_at.is_(None) & late)
-        pending = (kind.status == PENDING) & kind.prompt_id.is_not(None) & unheld
-        untold = kind.status.in_(TERMINAL) & expired
-        # Row by row in one order, and without those that another worker is looking at just now.
-        found = select(kind.id).where(pending | untold).order_by(kind.id)
         async with self._sessions.begin() as db:
-            marked = await db.scalars(
-                update(kind)
-                .where(kind.id.in_(found.with_for_update(skip_locked=True)))
-                .values({"lease_owner": None, "lease_expires_at": database_time(seconds)})
-                .returning(kind.id)
-                .execution_options(synchronize_session=False)
-            )
-            lost = list(marked.all())
+            lost = list((await db.scalars(self._mark_lost)).all())
         for key in lost:
             self._instrumentation(TurnRecovered(message_id=str(key)))
             await self.dispatch(key)
-        stranded = await promote_stranded(self._sessions, self._conversation, kind, seconds)
-        for key in stranded:
+        promoted = await promote_stranded(
+            self._sessions,
+            self._conversation,
+            self._message,
+            self._timings.lease,
+            self._stranded,
+        )
+        for key in promoted:
             await self.promoted(key, None)
-        return lost + stranded
+        return lost + promoted
 
     async def promoted(self, key: Any, after: Any) -> None:
         """A queued turn is the live one now, ``after`` that one's end: dispatch it."""

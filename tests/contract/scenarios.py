@@ -412,14 +412,16 @@ async def places(w: Witness) -> None:
     await said(w, 'SCRIPT:write {"path": "folder/file.txt", "content": " text \\n"}')
     await w.ask("GET", "/path")
     await w.ask("GET", "/global/health")
-    await w.ask("GET", "/file", path="folder")
-    await w.ask("GET", "/file", path="nowhere")
-    await w.ask("GET", "/file/content", path="folder/file.txt")
-    await w.ask("GET", "/file/content", path="nowhere")
-    made = {"command": r"printf '\0\377a' > a.bin; printf '\374' > latin"}
+    made = {
+        "command": r"printf '\0\377a' > a.bin; printf '\374' > latin; cd folder; mkfifo fifo;"
+        " ln -s ../a.bin in; ln -s .. up; ln -s /usr/bin/true out; ln -s /usr/bin outside"
+    }
     await said(w, f"SCRIPT:bash {json.dumps(made)}")
-    await w.ask("GET", "/file/content", path="a.bin")
-    await w.ask("GET", "/file/content", path="latin")
+    for path in ("folder", "nowhere", "folder/outside", "/usr/bin"):
+        await w.ask("GET", "/file", path=path)
+    inside = "folder/file.txt nowhere a.bin latin folder folder/in folder/up/a.bin folder/fifo"
+    for path in (*inside.split(), "folder/out", "/usr/bin/env"):
+        await w.ask("GET", "/file/content", path=path)
 
 
 async def other_directory(w: Witness) -> None:

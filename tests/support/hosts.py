@@ -165,9 +165,24 @@ class Host(Generic[ConversationT, MessageT]):
                     await db.execute(text("SELECT 1"))
 
 
+class Compiled(dict[Any, Any]):
+    """Statements, compiled once for all engines of a kind: a test has an engine of its own."""
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        dialect, *rest = key
+        return super().get((dialect.name, *rest), default)
+
+    def __setitem__(self, key: Any, compiled: Any) -> None:
+        dialect, *rest = key
+        super().__setitem__((dialect.name, *rest), compiled)
+
+
+COMPILED = Compiled()
+
+
 def engine_for(url: str, **options: Any) -> AsyncEngine:
     """An engine as an app would have it: SQLite with a write-ahead log and patience."""
-    engine = create_async_engine(url, **options)
+    engine = create_async_engine(url, execution_options={"compiled_cache": COMPILED}, **options)
     if engine.dialect.name == "sqlite":
 
         @event.listens_for(engine.sync_engine, "connect")

@@ -14,10 +14,12 @@ from opencode_async.testing import Impostor, ScriptedServer
 from opencode_async.testing.impostor import RealClock
 from opencode_async.testing.impostor.serving import serving
 from opencode_async.testing.scripted_model import Asked
+from tests.support.fast import SPEED as CLOCK
+from tests.support.fast import new_event_loop
 
-LATENCY = 0.03  # s before each step: the library heeds limits while the model thinks
+LATENCY = 0.05 * CLOCK  # s before each step: the library heeds limits while the model thinks
 LONG = 1.0  # s: from there on a wait is one for a provider
-SPEED = 20.0  # times as fast such a wait is over
+SPEED = 10.0 / CLOCK  # times as fast such a wait is over, by the same clock
 
 
 class SuiteClock(RealClock):
@@ -75,7 +77,7 @@ async def running(folder: Path, portal: BlockingPortal) -> AsyncIterator[Scripte
 def standing_impostor(folder: Path) -> Iterator[ScriptedServer]:
     """An Impostor that answers to what tests want of a ``ScriptedServer``."""
     with (
-        start_blocking_portal() as portal,
+        start_blocking_portal(backend_options={"loop_factory": new_event_loop}) as portal,
         portal.wrap_async_context_manager(running(folder, portal)) as server,
     ):
         yield server

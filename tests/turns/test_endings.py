@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ import pytest
 from opencode_async import PartDelta, PartUpdated, Retrying
 from opencode_async.testing import ScriptedServer
 from opencode_async.turns.message import message_json
+from tests.support.databases import DATABASES, empty_database
 from tests.support.hosts import host
-from tests.support.postgres import new_database
 from tests.support.replay import assert_replay_is
 from tests.turns.ended import PATIENT, Ended, Json, all_ended, rest_of
 
@@ -119,7 +120,6 @@ TOOLS = {
 FAILING = ("error500", "streamerror", "cut")
 RETRIED = [script for script in ENDINGS if "times" in script or script in FAILING]
 KINDS = ("text", "reasoning", "tool")
-DATABASES = ("sqlite", "postgresql")
 Turns = dict[tuple[str, str], Ended]
 
 
@@ -152,15 +152,22 @@ async def every_turn(server: ScriptedServer, urls: dict[str, str]) -> Turns:
 
 @pytest.fixture(scope="module")
 def turns(
-    opencode: ScriptedServer, postgres_url: str, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    opencode: ScriptedServer,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Turns:
-    """All scripts on both databases, run to their ends beside each other."""
+    """All scripts on all databases, run to their ends beside each other."""
+    folder = tmp_path_factory.mktemp("endings")
 
     async def run() -> Turns:
-        sqlite = f"sqlite+aiosqlite:///{tmp_path_factory.mktemp('endings')}/test.db"
-        async with new_database(postgres_url) as postgresql:
-            return await every_turn(opencode, {"sqlite": sqlite, "postgresql": postgresql})
+        async with AsyncExitStack() as stack:
+            urls = {
+                kind: await stack.enter_async_context(empty_database(kind, request, folder))
+                for kind in DATABASES
+            }
+            return await every_turn(opencode, urls)
 
+    # By the real clock also in the fast run: so many turns at once keep a processor busy.
     return asyncio.run(run())
 
 

@@ -19,6 +19,7 @@ TURNS = 200
 TIMINGS = replace(PATIENT, lease=90.0)
 
 
+@pytest.mark.slow("load, which a busy machine decides about")
 @pytest.mark.timeout(180)
 async def test_two_hundred_turns_with_a_follower_each_over_one_connection_upstream(
     database_url: str, opencode: ScriptedServer

@@ -142,7 +142,9 @@ async def test_a_queued_turn_is_cancelled_at_once_and_its_host_is_told(
     async with host(database_url, opencode, on_turn_finished=told.put) as app:
         conversation = await app.conversation()
         running = await begun(app, conversation)
-        waiting = await app.agent.turns.start(conversation, "SCRIPT:text No.", on_busy="enqueue")
+        waiting = await app.agent.turns.start(
+            conversation, "SCRIPT:text Never said.", on_busy="enqueue"
+        )
         async with app.agent.turns.follow(waiting.id) as changes:
             cancelled = await app.agent.turns.cancel(waiting.id)
             heard = [change.event async for change in changes]
@@ -156,7 +158,7 @@ async def test_a_queued_turn_is_cancelled_at_once_and_its_host_is_told(
     assert heard[-1] == "finished"
     assert [first.message_id, second.message_id] == [waiting.id, running.id]
     assert told.empty()
-    assert not any("No." in str(request.body) for request in opencode.model.requests)
+    assert not any("Never said." in str(request.body) for request in opencode.model.requests)
 
 
 async def test_a_queue_without_a_live_turn_goes_on_when_somebody_looks(

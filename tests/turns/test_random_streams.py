@@ -158,6 +158,7 @@ def as_rest_says(turn: Ended) -> None:
     assert_replay_is(turn.changes, message_json(row))
 
 
+@pytest.mark.slow("fifty turns each, under load")
 @pytest.mark.parametrize("number", range(4))
 async def test_turns_end_as_rest_says_whatever_becomes_of_their_streams(
     number: int, tmp_path: Path

@@ -122,6 +122,7 @@ async def reaches_nothing(app: Host[Any, Any], mine: Any, theirs: Path, calls: l
     assert before == {p: p.read_bytes() for p in directory.rglob("*.*") if p.is_file()}
 
 
+@pytest.mark.slow("dozens of calls in five places, to see what the real server lets through")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_no_file_tool_leaves_the_own_sandbox(
     database_url: str, workspace: ScriptedServer
@@ -158,6 +159,7 @@ async def test_no_file_tool_leaves_the_own_sandbox(
         )
 
 
+@pytest.mark.slow("dozens of calls in five places, to see what the real server lets through")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_a_patch_moves_no_file_out_of_the_own_sandbox(
     database_url: str, workspace: ScriptedServer
@@ -177,6 +179,7 @@ async def test_a_patch_moves_no_file_out_of_the_own_sandbox(
         assert (folder / "b" / "c.txt").read_text() == "Taken over.\n"
 
 
+@pytest.mark.slow("dozens of calls in five places, to see what the real server lets through")
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 async def test_all_file_tools_work_in_the_own_sandbox_by_any_path(
     database_url: str, workspace: ScriptedServer

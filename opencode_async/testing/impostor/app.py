@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import mimetypes
-import os
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -30,6 +28,7 @@ from opencode_async.testing.impostor.answers import (
     unexpected,
     unreadable,
 )
+from opencode_async.testing.impostor.disk import content, listed
 from opencode_async.testing.impostor.gate import Gate
 from opencode_async.testing.impostor.life import VERSION, real, worktree
 from opencode_async.testing.impostor.store import NotFound, page
@@ -116,17 +115,17 @@ class Routes:
             return unexpected()
 
     async def file_content(self, request: Request) -> Response:
-        path = os.path.join(self._directory(request), request.query_params["path"])
+        directory, path = self._directory(request), request.query_params["path"]
         try:
-            content = await asyncio.to_thread(Path(path).read_bytes)
+            data = await asyncio.to_thread(content, directory, path)
         except OSError:
-            content = b""  # as OpenCode has it
-        if b"\0" in content:
+            return unexpected()
+        if b"\0" in data:
             kind = mimetypes.guess_type(path)[0] or "application/octet-stream"
-            encoded = {"content": base64.b64encode(content).decode(), "encoding": "base64"}
+            encoded = {"content": base64.b64encode(data).decode(), "encoding": "base64"}
             return Answer({"type": "binary", **encoded, "mimeType": kind})
         try:
-            text = content.decode()
+            text = data.decode()
         except UnicodeDecodeError:
             return unexpected()
         return Answer({"type": "text", "content": text.removeprefix("\ufeff").strip()})
@@ -258,18 +257,3 @@ class Routes:
         if formatted([found]) is None:
             return Answer(found)
         return unreadable(found, '["info"]["format"]')
-
-
-def listed(directory: str, folder: str) -> list[Json]:
-    """What is in a folder, folders first."""
-    found = sorted(os.scandir(os.path.join(directory, folder)), key=lambda e: (e.is_file(), e.name))
-    return [
-        {
-            "name": entry.name,
-            "path": os.path.relpath(entry.path, directory) + "/" * entry.is_dir(),
-            "absolute": os.path.normpath(entry.path),
-            "type": "directory" if entry.is_dir() else "file",
-            "ignored": False,
-        }
-        for entry in found
-    ]

@@ -70,7 +70,8 @@ class Store:
     def children(self, session_id: str) -> list[Json]:
         """The sessions that subagents of that one ran in; raises ``NotFound``."""
         self.session(session_id)
-        return [info for info in self.sessions() if info.get("parentID") == session_id]
+        found = (info for info in self._sessions.values() if info.get("parentID") == session_id)
+        return deepcopy(list(found))
 
     def forget(self, session_id: str) -> None:
         """Delete a session with all that belongs to it; raises ``NotFound``."""
