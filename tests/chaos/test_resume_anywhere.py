@@ -159,9 +159,7 @@ async def test_followers_move_between_workers_and_hear_each_event_once(
             message = (await here.clients[1].get(f"/agent/messages/{mid}")).json()
             for roamer in roamers[n : n + 3]:
                 assert roamer.snapshots <= 1
-                state, finished = replay_events(roamer.events)
-                assert finished == message
-                assert state["parts"] == message["parts"]
+                assert replay_events(roamer.events)[1] == message
     connections = sum(roamer.connections for roamer in (*roamers, *tabs))
     assert connections > 5 * len(posted)
     print(f"{len(roamers) + len(tabs)} followers, {connections} connections to 3 workers")
@@ -190,7 +188,8 @@ async def test_followers_move_across_the_death_of_the_worker_that_runs_their_tur
             for roamer in (roamers[number], roamers[number + len(posted)]):
                 assert_gap_free(roamer.events)
                 assert replay_events(roamer.events)[1] == message
-                assert roamer.snapshots <= 2  # the second of the worker that took the turn over
+                # The row as it was taken over, and what the new worker begins with.
+                assert roamer.snapshots <= 3
         complaints = [line for worker in here.workers[1:] for line in worker.complaints]
         assert complaints == []
 

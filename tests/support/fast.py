@@ -12,7 +12,7 @@ import os
 import selectors
 
 FAST = os.environ.get("FAST") == "1"
-SPEED = 4.0 if FAST else 1.0  # seconds of an event loop in one that passes
+SPEED = 2.0 if FAST else 1.0  # seconds of an event loop in one that passes
 
 
 class FastSelector(selectors.DefaultSelector):
