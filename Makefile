@@ -4,13 +4,14 @@ OPENCODE_VERSION = 1.18.33
 OPENCODE = .node/$(OPENCODE_VERSION)
 PIP = .venv/bin/pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test fast chaos check format lock .node
+.PHONY: help demo test fast chaos random check format lock .node
 
 help:
 	@echo "make demo     a chat in the browser, on http://127.0.0.1:$(PORT) (PORT=8000)"
 	@echo "make test     all tests; ARGS='-k name' for some, STRICT=1 to let none be skipped"
 	@echo "make fast     the tests of turns in seconds: on an Impostor, on SQLite"
 	@echo "make chaos    everything broken everywhere, half an hour; make test breaks a sample"
+	@echo "make random   10,000 turns with random events, 15 minutes; make test has a sample"
 	@echo "make check    formatting, lint and types, as CI checks them"
 	@echo "make format   format, and repair what the linter can"
 	@echo "make lock     resolve the newest dependencies into requirements.lock"
@@ -28,6 +29,9 @@ fast: .venv/installed
 
 chaos: .venv/installed .node
 	CHAOS=1 .venv/bin/pytest tests/chaos --capture=no $(ARGS)
+
+random: .venv/installed
+	SEQUENCES=10000 .venv/bin/pytest tests/turns/test_random_streams.py --capture=no $(ARGS)
 
 check: .venv/installed
 	.venv/bin/ruff format --check
