@@ -13,7 +13,7 @@ help:
 	@echo "make test     all tests; ARGS='-k name' for some, STRICT=1 to let none be skipped"
 	@echo "make fast     the tests of turns in seconds: on an Impostor, on SQLite"
 	@echo "make chaos    everything broken everywhere, half an hour; make test breaks a sample"
-	@echo "make random   10,000 turns with random events, 15 minutes; make test has a sample"
+	@echo "make random   10,000 turns with random events, half an hour; make test has a sample"
 	@echo "make versions the contract's tests on other versions of OpenCode (VERSIONS='$(VERSIONS)')"
 	@echo "make check    formatting, lint and types, as CI checks them"
 	@echo "make format   format, and repair what the linter can"
