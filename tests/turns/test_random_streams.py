@@ -137,7 +137,8 @@ def came_late(turn: Ended) -> bool:
     return told and any(state[key] != finished[key] for key in STREAMED)
 
 
-@pytest.mark.slow("many turns, under load")
+@pytest.mark.timeout(180)  # 4 s for itself, but it shares the machine
+@pytest.mark.slow("hundreds of turns, under load")
 @pytest.mark.parametrize("nth", range(SEQUENCES // AT_ONCE))
 async def test_turns_end_as_rest_says_whatever_becomes_of_their_streams(
     nth: int, tmp_path: Path, figures: Figures
