@@ -2,15 +2,19 @@ PYTHON ?= python3
 PORT ?= 8000
 OPENCODE_VERSION = 1.18.33
 OPENCODE = .node/$(OPENCODE_VERSION)
+VERSIONS ?= 1.15.13 1.17.19
+OLDER = $(VERSIONS:%=.node/versions/%/installed)
 PIP = .venv/bin/pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test fast chaos check format lock .node
+.PHONY: help demo test fast chaos random versions check format lock .node
 
 help:
 	@echo "make demo     a chat in the browser, on http://127.0.0.1:$(PORT) (PORT=8000)"
 	@echo "make test     all tests; ARGS='-k name' for some, STRICT=1 to let none be skipped"
 	@echo "make fast     the tests of turns in seconds: on an Impostor, on SQLite"
 	@echo "make chaos    everything broken everywhere, half an hour; make test breaks a sample"
+	@echo "make random   10,000 turns with random events, half an hour; make test has a sample"
+	@echo "make versions the contract's tests on other versions of OpenCode (VERSIONS='$(VERSIONS)')"
 	@echo "make check    formatting, lint and types, as CI checks them"
 	@echo "make format   format, and repair what the linter can"
 	@echo "make lock     resolve the newest dependencies into requirements.lock"
@@ -28,6 +32,15 @@ fast: .venv/installed
 
 chaos: .venv/installed .node
 	CHAOS=1 .venv/bin/pytest tests/chaos --capture=no $(ARGS)
+
+random: .venv/installed
+	SEQUENCES=10000 .venv/bin/pytest tests/turns/test_random_streams.py --capture=no $(ARGS)
+
+versions: .venv/installed $(OLDER)
+	for version in $(VERSIONS); do \
+		OPENCODE_BINARY=$(CURDIR)/.node/versions/$$version/node_modules/.bin/opencode \
+			.venv/bin/pytest tests/contract $(ARGS) || exit 1; \
+	done
 
 check: .venv/installed
 	.venv/bin/ruff format --check
@@ -57,8 +70,15 @@ else
 endif
 
 # Its own install script puts the executable in place; npm may be set up not to run such scripts.
+define install
+npm install --prefix $(1) --silent --no-audit --no-fund --no-package-lock \
+	--ignore-scripts opencode-ai@$(2)
+cd $(1)/node_modules/opencode-ai && node postinstall.mjs
+@touch $@
+endef
+
 $(OPENCODE):
-	npm install --prefix .node --silent --no-audit --no-fund --no-package-lock \
-		--ignore-scripts opencode-ai@$(OPENCODE_VERSION)
-	cd .node/node_modules/opencode-ai && node postinstall.mjs
-	@touch $@
+	$(call install,.node,$(OPENCODE_VERSION))
+
+$(OLDER): .node/versions/%/installed:
+	$(call install,$(@D),$*)

@@ -26,9 +26,17 @@ FURTHER = re.compile(r" Did you mean|\n    at <|(?<=Failed query): ")
 DROPPED = {"next", "ref", "responseHeaders", "slug", "url"}
 
 
-def normal(witness: Witness) -> list[str]:
-    """The rows as lines: ids by the order in which they came, no times, paths of one folder."""
-    rows = in_order(list(kept(witness.rows)))
+def normal(witness: Witness, *, older: bool = False) -> list[str]:
+    """The rows as lines: ids by the order in which they came, no times, paths of one folder.
+
+    The server's version, which it writes into sessions, is none of the differences. ``older``
+    leaves out what the module of versions says.
+    """
+    told = witness.rows
+    if older:
+        told = [row for row in told if not row[0].startswith("session.next.")]
+        told = [row if len(row) == 2 else unsummarized(list(row)) for row in told]
+    rows = in_order(list(kept(told)))
     lines = [json.dumps(row, sort_keys=True) for row in rows]
     directory = str(witness.server.directory)
     names: dict[str, str] = {}
@@ -41,7 +49,21 @@ def normal(witness: Witness) -> list[str]:
         return names[match[0]]
 
     text = "\n".join(lines).replace(directory, "/workspace").replace(directory[1:], "workspace")
+    text = text.replace(f'"{witness.version}"', '"its version"')
     return ID.sub(renamed, text).split("\n")
+
+
+def unsummarized(value: Any) -> Any:
+    """Without empty summaries of users' messages."""
+    match value:
+        case {"role": "user", "summary": {"diffs": []}}:
+            return {k: v for k, v in value.items() if k != "summary"}
+        case dict():
+            return {k: unsummarized(v) for k, v in value.items()}
+        case list():
+            return [unsummarized(each) for each in value]
+        case _:
+            return value
 
 
 def kept(rows: Iterable[Any]) -> Iterator[list[Any]]:

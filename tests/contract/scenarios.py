@@ -282,6 +282,7 @@ async def abort_in_retry(w: Witness) -> None:
 
 async def abort_of_nothing(w: Witness) -> None:
     await w.ask("POST", "/session/ses_unknown/abort")
+    await w.idle("ses_unknown")
 
 
 async def merged(w: Witness) -> None:

@@ -16,6 +16,8 @@ they came and without times. Left out, and why:
 * how a turn ends whose session is deleted meanwhile: the real server's fails on its database, now
   at once, now behind a retry, and now and then it says nothing;
 * a command's output and exit when it writes in several pieces: how many there are is the system's.
+
+Older versions differ, each in what is known of it; see ``versions``.
 """
 
 from __future__ import annotations
@@ -34,13 +36,23 @@ from opencode_async.testing import Impostor, ScriptedServer
 from opencode_async.testing.impostor import RealClock
 from tests.contract.normal import normal
 from tests.contract.scenarios import SCENARIOS, said
+from tests.contract.versions import CRASH, DIFFERING, OUT_OF_TIME
 from tests.contract.witness import witness
+from tests.support.parts import REPOSITORY
 
 
-async def told_by(server: Server, name: str) -> list[str]:
+async def told_by(server: Server, name: str, *, older: bool) -> list[str]:
     async with witness(server) as found:
         await SCENARIOS[name](found)
-    return normal(found)
+    return normal(found, older=older)
+
+
+def compare(ours: list[str], theirs: list[str], *, known: str | None) -> None:
+    """They are alike, unless for a known reason they differ."""
+    if known is None:
+        assert ours == theirs
+    else:
+        assert ours != theirs, f"no difference any more: {known}"
 
 
 @pytest.fixture(scope="module")
@@ -51,14 +63,33 @@ def real(opencode: ScriptedServer) -> Server:
     return replace(opencode, directory=folder)
 
 
+@pytest.fixture(scope="module")
+def version(real: Server) -> str:
+    """The real server's."""
+    auth = httpx.BasicAuth(real.username, real.password or "")
+    answer = httpx.get(f"{real.url}/global/health", auth=auth, trust_env=False)
+    found: str = answer.raise_for_status().json()["version"]
+    return found
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_the_impostor_tells_what_the_real_one_does(
-    name: str, real: Server, tmp_path: Path
+    name: str, real: Server, version: str, tmp_path: Path
 ) -> None:
-    theirs = await told_by(real, name)
+    older = version in DIFFERING
+    theirs = await told_by(real, name, older=older)
     async with Impostor(tmp_path, clock=RealClock()) as impostor:
-        ours = await told_by(impostor.server, name)
-    assert ours == theirs
+        ours = await told_by(impostor.server, name, older=older)
+    compare(ours, theirs, known=DIFFERING.get(version, {}).get(name))
+
+
+@pytest.mark.parametrize("version", DIFFERING)
+def test_the_readme_counts_what_a_version_tells_alike(version: str) -> None:
+    differing = DIFFERING[version].keys() - {CRASH, OUT_OF_TIME}
+    assert differing <= SCENARIOS.keys()
+    alike = len(SCENARIOS) - len(differing)
+    readme = (REPOSITORY / "README.md").read_text("utf-8")
+    assert f"| OpenCode {version} | {alike} of the {len(SCENARIOS)} scenarios of" in readme
 
 
 async def test_both_refuse_a_stranger(real: Server, tmp_path: Path) -> None:
@@ -74,24 +105,30 @@ async def test_both_refuse_a_stranger(real: Server, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", ["echo begun; sleep 30", "sleep 30"])
 async def test_a_command_that_is_out_of_time_is_told_alike(
-    command: str, real: Server, tmp_path: Path
+    command: str, real: Server, version: str, tmp_path: Path
 ) -> None:
+    older = version in DIFFERING
     arguments = {"command": command, "description": "Waits", "timeout": 300}
     calls = json.dumps([{"name": "bash", "args": arguments}])
 
     async def told(server: Server) -> list[str]:
         async with witness(server) as w:
             await said(w, f"SCRIPT:tools {calls}")
-        return normal(w)
+        return normal(w, older=older)
 
     theirs = await told(real)
     assert "exceeding timeout 300 ms" in str(theirs)
     async with Impostor(tmp_path, clock=RealClock()) as impostor:
-        assert await told(impostor.server) == theirs
+        ours = await told(impostor.server)
+    compare(ours, theirs, known=DIFFERING.get(version, {}).get(OUT_OF_TIME))
 
 
 async def crashed(
-    server: Server, kill: Callable[[], Awaitable[None]], restart: Callable[[], Awaitable[None]]
+    server: Server,
+    kill: Callable[[], Awaitable[None]],
+    restart: Callable[[], Awaitable[None]],
+    *,
+    older: bool,
 ) -> list[str]:
     """What is told before and after a crash in a text, in a command and in an ask."""
     async with witness(server) as w:
@@ -115,18 +152,22 @@ async def crashed(
             await again.post(session, prompt)
             await again.idle(session)
             await again.truth(session)
-    return normal(again)
+    return normal(again, older=older)
 
 
-async def test_both_crash_alike(real: Server, opencode: ScriptedServer, tmp_path: Path) -> None:
+async def test_both_crash_alike(
+    real: Server, opencode: ScriptedServer, version: str, tmp_path: Path
+) -> None:
+    older = version in DIFFERING
+
     async def kill() -> None:
         opencode.process.kill()
 
-    theirs = await crashed(real, kill, opencode.process.restart)
+    theirs = await crashed(real, kill, opencode.process.restart, older=older)
     async with Impostor(tmp_path, clock=RealClock()) as impostor:
 
         async def restart() -> None:
             impostor.restart()
 
-        ours = await crashed(impostor.server, impostor.crash, restart)
-    assert ours == theirs
+        ours = await crashed(impostor.server, impostor.crash, restart, older=older)
+    compare(ours, theirs, known=DIFFERING.get(version, {}).get(CRASH))

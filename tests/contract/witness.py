@@ -23,10 +23,12 @@ class Witness:
     """One connection of its own to a server, and all that came over it.
 
     ``rows`` are events, ``(type, properties)``, and answers, ``(request, status, body)``.
+    ``version`` is the server's.
     """
 
-    def __init__(self, server: Server, http: httpx.AsyncClient) -> None:
+    def __init__(self, server: Server, http: httpx.AsyncClient, version: str) -> None:
         self.server = server
+        self.version = version
         self.rows: list[Any] = []
         self.events: list[Json] = []
         self.sessions: set[str] = set()
@@ -139,7 +141,8 @@ async def witness(server: Server) -> AsyncIterator[Witness]:
         ) as http,
         asyncio.TaskGroup() as tasks,
     ):
-        found, ready = Witness(server, http), asyncio.Event()
+        version = (await http.get("/global/health")).json()["version"]
+        found, ready = Witness(server, http, version), asyncio.Event()
         listening = tasks.create_task(found.listen(ready))
         await ready.wait()
         try:

@@ -34,6 +34,7 @@ from opencode_async import (
 from opencode_async.database_time import database_time
 from opencode_async.models import ConversationT, MessageT
 from opencode_async.observability.error_reporter import Severity
+from tests.support.inline_sqlite import inline_connection
 
 # Short enough for tests to see what happens at their end, long enough for a busy machine.
 QUICK = Timings(lease=3.0, accept=8.0, reconnect=1.5, look=3.0, settle=0.5, stop=3.0, snapshot=0.1)
@@ -205,6 +206,7 @@ async def host(
     expire_on_commit: bool = False,
     pool_size: int = 10,
     application: str | None = None,
+    inline: bool = False,
     **options: Any,
 ) -> AsyncIterator[Host[Any, Any]]:
     """An app on that database with an agent on that server; ``old`` has the older tables.
@@ -212,7 +214,8 @@ async def host(
     With ``asks`` people are asked, else what the agent asks is refused. With ``files`` those that
     turns produce are kept.
 
-    ``application`` is what PostgreSQL calls its connections.
+    ``application`` is what PostgreSQL calls its connections. With ``inline`` SQLite has one, and no
+    thread for it.
     """
     base: type[DeclarativeBase] = OldBase if old else Base
     kinds = (Thread, Entry, Request, Attachment) if old else (Conversation, Message, Ask, File)
@@ -220,8 +223,12 @@ async def host(
     tables: Tables[Any, Any] = Tables(
         conversation, message, file if files else None, ask if asks else None
     )
-    named = {"server_settings": {"application_name": application}} if application else {}
-    engine = engine_for(url, pool_size=pool_size, max_overflow=0, connect_args=named)
+    arguments: dict[str, Any] = {}
+    if application:
+        arguments["server_settings"] = {"application_name": application}
+    if inline:
+        arguments["async_creator_fn"], pool_size = inline_connection, 1
+    engine = engine_for(url, pool_size=pool_size, max_overflow=0, connect_args=arguments)
     reports = Reports()
     async with engine.begin() as connection:
         await connection.run_sync(base.metadata.create_all)

@@ -157,7 +157,9 @@ def test_over_http_an_error_is_given_as_often_as_asked_and_then_the_text() -> No
     body = asked(("user", 'SCRIPT:error500 {"times": 1, "text": "At last."}'))
     with ScriptedModel() as model:
         url = f"{model.url}/v1/chat/completions"
-        answers = [httpx.post(url, json=body, headers={"x-session-id": "s"}) for _ in range(2)]
+        answers = [
+            httpx.post(url, json=body, headers={"x-session-affinity": "s"}) for _ in range(2)
+        ]
         assert [answer.status_code for answer in answers] == [500, 200]
         assert [asked.status for asked in model.requests] == [500, 200]
         assert answers[1].text.endswith("data: [DONE]\n\n")

@@ -35,7 +35,7 @@ class Asked:
     """One request to the model, and how it went."""
 
     session_id: str | None
-    """OpenCode's session, from its ``x-session-id`` header."""
+    """OpenCode's session, from its ``x-session-affinity`` header."""
     script: Script
     body: dict[str, Any] = field(repr=False)
     status: int = 200
@@ -138,7 +138,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        asked = Asked(self.headers.get("x-session-id"), script_of(body), body)
+        asked = Asked(self.headers.get("x-session-affinity"), script_of(body), body)
         self.server.asked.append(asked)
         script = self.server.due(asked)
         if (error := refusal(script)) is not None:
