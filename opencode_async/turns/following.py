@@ -35,6 +35,8 @@ from opencode_async.turns.frames import Cursor, row_frame
 
 # A live log needs no polling; this look is for a publisher that died without a word.
 PATIENCE = 15.0
+# A follower that resumes may have been told more quickly than a shared log is filled.
+CATCH_UP = 0.3
 
 Batches = AsyncGenerator[Sequence[Frame], None]
 
@@ -124,11 +126,8 @@ class Following(Generic[ConversationT, MessageT]):
             resumed = at.seq < here.seq
             async with (
                 self._broker.follow(topic, at.epoch, at.seq) as feed,
-                aclosing(self._frames(key, feed, at)) as batches,
+                aclosing(self._frames(key, feed, at, resumed)) as batches,
             ):
-                if resumed and not feed.live:
-                    at = None
-                    continue
                 try:
                     async for frames in batches:
                         yield frames
@@ -154,14 +153,16 @@ class Following(Generic[ConversationT, MessageT]):
         status, epoch, cursor = row
         return Place(Cursor(str(key), epoch, cursor), status)
 
-    async def _frames(self, key: Any, feed: Feed, at: Cursor) -> Batches:
+    async def _frames(self, key: Any, feed: Feed, at: Cursor, resumed: bool) -> Batches:
         """What the broker has, until it is the row's turn again to say what is.
 
         Raises ``CursorExpired`` and ``_RowIsAhead``.
         """
+        poll = self._timings.poll
         while True:
             try:
-                async with asyncio.timeout(PATIENCE if feed.live else self._timings.poll):
+                quiet = min(poll, CATCH_UP) if resumed else poll
+                async with asyncio.timeout(PATIENCE if feed.live else quiet):
                     frames = await feed.batch()
             except TimeoutError:
                 if moved(await self.place_of(key), at):
@@ -170,7 +171,7 @@ class Following(Generic[ConversationT, MessageT]):
             if not frames:
                 return
             yield frames
-            at = Cursor(at.message_id, at.epoch, frames[-1].seq)
+            at, resumed = Cursor(at.message_id, at.epoch, frames[-1].seq), False
 
     async def row(self, key: Any) -> tuple[MessageT, Beside] | None:
         """A message and what stands beside it; ``None`` if there is no such row."""

@@ -15,7 +15,7 @@ import pytest
 from opencode_async.testing import ScriptedServer
 from opencode_async.turns.frames import Cursor
 from tests.chaos.verdict import assert_said_once_and_completed, settled
-from tests.support.brokers import Job
+from tests.support.brokers import Job, with_frames
 from tests.support.hosts import Host, host, nowhere
 from tests.support.replay import replay_events
 from tests.support.serving import Sse, listening
@@ -104,6 +104,8 @@ async def deployment(
     database: str, opencode: ScriptedServer, broker: Job
 ) -> AsyncIterator[Deployment]:
     async with AsyncExitStack() as stack:
+        if broker is not None and broker[0] == "postgres":
+            await stack.enter_async_context(with_frames(database))
         app = await stack.enter_async_context(
             host(database, opencode, timings=TIMINGS, dispatch=nowhere)
         )
