@@ -40,7 +40,6 @@ from tests.contract.versions import CRASH, DIFFERING, OUT_OF_TIME
 from tests.contract.witness import witness
 from tests.support.parts import REPOSITORY
 
-
 TRIES = 3  # of a real server that does not tell the same twice: one of what it tells is ours
 
 
