@@ -24,6 +24,8 @@ from tests.support.workers import Worker, deployed
 from tests.turns.ended import PATIENT
 
 TIMINGS = replace(PATIENT, lease=5.0)
+# One that runs no turns must not take up lost ones either, which is done ten times in a lease.
+ELSEWHERE = replace(TIMINGS, lease=6000.0)
 LONG = 'SCRIPT:slow {"n": 60, "delay": 0.1}'
 LONGER = 'SCRIPT:slow {"n": 150, "delay": 0.1}'
 SCRIPTS = (LONG, LONG, "SCRIPT:task", 'SCRIPT:bash {"command": "sleep 2"}', "SCRIPT:reasoning")
@@ -107,7 +109,7 @@ async def deployment(
         if broker is not None and broker[0] == "postgres":
             await stack.enter_async_context(with_frames(database))
         app = await stack.enter_async_context(
-            host(database, opencode, timings=TIMINGS, dispatch=nowhere)
+            host(database, opencode, timings=ELSEWHERE, dispatch=nowhere)
         )
         starting = [
             asyncio.ensure_future(
