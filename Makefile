@@ -11,7 +11,7 @@ PIP = .venv/bin/pip --quiet --disable-pip-version-check
 help:
 	@echo "make demo     a chat in the browser, on http://127.0.0.1:$(PORT) (PORT=8000)"
 	@echo "make test     all tests; ARGS='-k name' for some, STRICT=1 to let none be skipped"
-	@echo "make fast     the tests of turns in seconds: on an Impostor, on SQLite"
+	@echo "make fast     the tests of turns in a minute: on an Impostor, on SQLite"
 	@echo "make chaos    everything broken everywhere, half an hour; make test breaks a sample"
 	@echo "make random   10,000 turns with random events, half an hour; make test has a sample"
 	@echo "make versions the contract's tests on other versions of OpenCode (VERSIONS='$(VERSIONS)')"
