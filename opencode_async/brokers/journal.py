@@ -105,5 +105,9 @@ def encoded(entries: Sequence[Entry], news: Collection[str], *, most: int) -> It
 
 
 def decoded(text: str | bytes) -> dict[str, bool]:
-    """What ``encoded`` wrote."""
-    return {topic: bool(news) for topic, news in json.loads(text).items()}
+    """What ``encoded`` wrote; nothing where somebody else wrote it."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return {}
+    return {topic: bool(news) for topic, news in found.items()} if isinstance(found, dict) else {}

@@ -51,6 +51,9 @@ class Log:
             self.epoch, self.begins, self.ended = epoch, 0, False
             self.frames.clear()
         new = [frame for frame in frames if frame.seq > self.last]
+        if new and new[-1].seq - new[0].seq != len(new) - 1:
+            gaps = (n for n in range(1, len(new)) if new[n].seq != new[n - 1].seq + 1)
+            new = new[max(gaps) :]
         if new and self.frames and new[0].seq > self.last + 1:
             self.frames.clear()  # what lies between was lost: followers are to see that
         self.frames.extend(new)

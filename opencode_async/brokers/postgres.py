@@ -41,6 +41,7 @@ from opencode_async.database_time import database_time
 
 KEPT = 600.0  # s that a frame is kept at least
 SWEEP = 60.0  # s between two times that older ones are deleted
+SWEPT = 2_000  # rows that are deleted at a time
 MOST = 7_900  # bytes of a notification
 PAUSE = 0.02  # s between two transactions: what is published meanwhile goes with the next
 QUIET = 3.0  # s without a notification behind which the connection is tried
@@ -110,10 +111,23 @@ class PostgresJournal:
                 await connection.execute(select(func.pg_notify(self._channel, payload)))
         if time.monotonic() - self._swept > SWEEP:
             self._swept = time.monotonic()
-            async with self._engine.begin() as connection:
-                old = self._frames.created_at < database_time(-KEPT)
-                await connection.execute(delete(self._frames).where(old))
+            await self._sweep()
         await asyncio.sleep(PAUSE)
+
+    async def _sweep(self) -> None:
+        """Delete some of what is old; the rest with what is published next."""
+        kind = self._frames
+        key = tuple_(kind.topic, kind.epoch, kind.last)
+        old = (
+            select(kind.topic, kind.epoch, kind.last)
+            .where(kind.created_at < database_time(-KEPT))
+            .limit(SWEPT)
+            .with_for_update(skip_locked=True)  # other processes sweep, too
+        )
+        async with self._engine.begin() as connection:
+            rows = await connection.execute(delete(kind).where(key.in_(old)))
+        if rows.rowcount >= SWEPT:
+            self._swept -= SWEEP
 
     async def read(self, behind: Mapping[str, Place]) -> Mapping[str, Sequence[Entry]]:
         if not behind:
@@ -144,14 +158,19 @@ class PostgresJournal:
             asyncpg: Any = (await connection.get_raw_connection()).driver_connection
             await connection.run_sync(Connection.detach)
             asyncpg.add_termination_listener(lambda _: lost.set())
-            await asyncpg.add_listener(self._channel, lambda *news: bell.ring(decoded(news[-1])))
-            bell.connected.set()
-            while not asyncpg.is_closed():
-                try:
-                    async with asyncio.timeout(QUIET):
-                        await lost.wait()
-                except TimeoutError:
-                    await asyncpg.fetchval("SELECT 1", timeout=QUIET)
+            try:
+                await asyncpg.add_listener(
+                    self._channel, lambda *news: bell.ring(decoded(news[-1]))
+                )
+                bell.connected.set()
+                while not lost.is_set():
+                    try:
+                        async with asyncio.timeout(QUIET):
+                            await lost.wait()
+                    except TimeoutError:
+                        await asyncpg.fetchval("SELECT 1", timeout=QUIET)
+            finally:
+                asyncpg.terminate()  # a farewell would wait for one who may be gone
         raise ConnectionError("the connection that listens was lost")
 
     async def close(self) -> None:

@@ -7,7 +7,8 @@ item").
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from redis.asyncio import Redis
@@ -23,14 +24,15 @@ from opencode_async.brokers.shared import SharedBroker
 KEPT = 4000  # entries of a stream, about
 QUIET = 3.0  # s without a message behind which the connection is tried
 LONGEST = 1 << 20  # bytes of a message
-REFUSED = "equal or smaller"
+REFUSED, FOREIGN = "equal or smaller", "WRONGTYPE"
 PROMPT = 3.0  # s that Redis may take to answer, or to let somebody in
 
 
 class RedisBroker(SharedBroker):
     """An ``EventBroker`` for several processes, on a Redis URL or on a client of the host's.
 
-    ``prefix`` begins every key and channel; a turn's stream is kept for ``retention`` seconds
+    ``prefix`` begins every key and channel, and is to be another one for each database of messages,
+    whose ids it tells apart; a turn's stream is kept for ``retention`` seconds
     behind its last frame. Per process it holds one connection that listens, and those it writes and
     reads with. A client of the host's is not closed.
     """
@@ -68,9 +70,13 @@ class RedisJournal:
         pipeline = self._redis.pipeline(transaction=False)
         for topic, (epoch, number) in behind.items():
             pipeline.xrange(self._key(topic), min=f"({epoch}-{number}")
-        answers = await pipeline.execute()
+        answers = await pipeline.execute(raise_on_error=False)
+        # A key that is not ours to read is a gap, which followers are told, and so is an entry.
+        for answer in answers:
+            if isinstance(answer, Exception) and FOREIGN not in str(answer):
+                raise answer
         return {
-            topic: [_entry(topic, *item) for item in items]
+            topic: [] if isinstance(items, Exception) else list(_readable(topic, items))
             for topic, items in zip(behind, answers, strict=True)
         }
 
@@ -87,6 +93,8 @@ class RedisJournal:
                 elif message["type"] == "message":
                     bell.ring(decoded(message["data"]))
                 elif message["type"] == "subscribe":
+                    if bell.connected.is_set():  # a client of a host's tries again by itself
+                        raise Disconnected("the connection that listens was lost for a while")
                     bell.connected.set()
                 tried = message is None
 
@@ -114,6 +122,12 @@ def _fields(frame: Frame | None) -> dict[Any, Any]:
     if frame is None:
         return {"end": ""}
     return {"id": frame.id, "event": frame.event, "data": frame.data}
+
+
+def _readable(topic: str, items: Sequence[Any]) -> Iterator[Entry]:
+    for item in items:
+        with suppress(KeyError, ValueError):
+            yield _entry(topic, *item)
 
 
 def _entry(topic: str, place: bytes | str, fields: Mapping[bytes | str, bytes | str]) -> Entry:

@@ -9,8 +9,9 @@ elsewhere then find a gap, which is an answer (``CursorExpired``): the row says 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -36,6 +37,7 @@ class SharedBroker:
         self._posted = asyncio.Event()
         self._handing_over = asyncio.Lock()
         self._bell = Bell()
+        self._unread = False  # what rang could not be read
         self._agents = 0
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -43,15 +45,24 @@ class SharedBroker:
     async def running(self, report: ErrorReporter) -> AsyncIterator[None]:
         if not self._agents:
             self._posted, self._handing_over, self._bell = asyncio.Event(), asyncio.Lock(), Bell()
-            duties = (self._deliver(report), self._listen(report), self._read_what_rings(report))
-            self._tasks = [asyncio.create_task(duty) for duty in duties]
+            for topic in self._logs:
+                self._attend(topic)
+            self._tasks = [
+                asyncio.create_task(_again_and_again(duty, during, report))
+                for duty, during in (
+                    (self._deliver, "publishing"),
+                    (partial(self._listen, self._bell), "listening to a broker"),
+                    (partial(self._read_what_rings, self._bell), "reading a broker"),
+                )
+            ]
         self._agents += 1
         try:
             yield
         finally:
             self._agents -= 1
             if not self._agents:
-                await self._stop(report)
+                tasks, self._tasks = self._tasks, []
+                await self._stop(tasks, report)
 
     async def publish(
         self, topic: str, epoch: int, frames: Sequence[Frame], *, stored: int
@@ -66,8 +77,8 @@ class SharedBroker:
             logs = self._logs[topic] = [Log(epoch)]
         for log in logs:
             log.append(epoch, frames, stored=stored)
-            log.published = log.epoch == epoch
-        self._leave(topic)
+            log.published = log.published or log.epoch == epoch
+        self._attend(topic)
         self._post([Entry(topic, epoch, frame) for frame in frames])
 
     async def end(self, topic: str, epoch: int) -> None:
@@ -97,12 +108,15 @@ class SharedBroker:
         """A log that a follower from there finds all it lacks in, if anything does."""
         logs = self._logs.setdefault(topic, [])
         for log in logs:
-            if log.published or log.epoch != epoch or log.begins <= after:
+            if log.published:
+                if log.epoch >= epoch:  # else of a publisher that was replaced
+                    return log
+            elif log.epoch != epoch or log.begins <= after:
                 return log
         log = Log(epoch, after)
-        log.lost = not self._bell.connected.is_set()
+        log.lost = self._unread or not self._bell.connected.is_set()
         logs.append(log)
-        self._bell.want(topic)
+        self._attend(topic)
         return log
 
     def _drop(self, topic: str, log: Log) -> None:
@@ -111,67 +125,60 @@ class SharedBroker:
             logs.remove(log)
         if not logs:
             self._logs.pop(topic, None)
-        self._leave(topic)
+        self._attend(topic)
 
-    def _leave(self, topic: str) -> None:
-        """Hear no more of a topic that nobody follows here, or that is published here."""
-        if not self._mirrors(topic):
+    def _attend(self, topic: str) -> None:
+        """Hear of a topic that is followed here and published elsewhere, of no other."""
+        if self._mirrors(topic):
+            self._bell.want(topic)
+        else:
             self._bell.leave(topic)
 
     def _post(self, entries: Sequence[Entry], news: str | None = None) -> None:
         if len(self._entries) + len(self._news) > WAITING:
+            topics = _topics(self._entries) | self._news
             self._entries.clear()
-            self._news.clear()
+            self._news = topics if len(topics) < WAITING // 2 else {}
         self._entries.extend(entries)
         if news is not None:
             self._news[news] = None
         self._posted.set()
 
-    async def _deliver(self, report: ErrorReporter) -> None:
-        """Hand over what is published, for ever."""
-        failing = False
-        while True:
-            await self._posted.wait()
-            try:
-                await self._handed_over()
-                failing = False
-            except Exception as error:
-                if not failing:  # once, not every second of an outage
-                    report(error, severity="warning", context={"during": "publishing"})
-                failing = True
-                await asyncio.sleep(AGAIN)
+    async def _deliver(self) -> None:
+        """Hand over what is published."""
+        await self._posted.wait()
+        await self._handed_over()
 
     async def _handed_over(self) -> None:
         async with self._handing_over:
             self._posted.clear()
             entries, news = self._entries, self._news
             self._entries, self._news = [], {}
-            if entries or news:
+            if not (entries or news):
+                return
+            try:
                 async with asyncio.timeout(SLOW):
                     await self._journal.append(entries, list(news))
+            except Exception:
+                # The row has what they held: followers are to be told that, next time.
+                self._news = _topics(entries) | news | self._news
+                self._posted.set()
+                raise
 
-    async def _listen(self, report: ErrorReporter) -> None:
-        """Hear what others publish, for ever; where that fails, look for it now and then."""
-        failing = False
-        while True:
-            try:
-                await _until_one_ends(self._journal.listen(self._bell), self._be_connected())
-            except Exception as error:
-                failing = failing and not self._bell.connected.is_set()
-                if not failing:
-                    report(error, severity="warning", context={"during": "listening to a broker"})
-                failing = True
-            finally:
-                self._bell.connected.clear()
-                self._are_lost(True)
-            await asyncio.sleep(AGAIN)
-            self._bell.ring_all()
+    async def _listen(self, bell: Bell) -> None:
+        """Hear what others publish; each time that fails, look for it."""
+        try:
+            await _until_one_ends(self._journal.listen(bell), self._be_connected(bell))
+        finally:
+            bell.connected.clear()
+            self._are_lost(True)
+            bell.ring_all()
 
-    async def _be_connected(self) -> None:
+    async def _be_connected(self, bell: Bell) -> None:
         """Once what is published elsewhere is heard, followers can rely on it."""
-        await self._bell.connected.wait()
+        await bell.connected.wait()
         self._are_lost(False)
-        self._bell.ring_all()
+        bell.ring_all()
         await asyncio.Event().wait()
 
     def _are_lost(self, lost: bool) -> None:
@@ -182,21 +189,20 @@ class SharedBroker:
                     log.lost = lost
                     log.tell()
 
-    async def _read_what_rings(self, report: ErrorReporter) -> None:
-        """Take what others have published into the logs here, for ever."""
-        failing = False
-        while True:
-            rung = await self._bell.rung()
-            try:
-                async with asyncio.timeout(SLOW):
-                    await self._read(rung)
-                failing = False
-            except Exception as error:
-                if not failing:
-                    report(error, severity="warning", context={"during": "reading a broker"})
-                failing = True
-                await asyncio.sleep(AGAIN)
-                self._bell.ring(rung)
+    async def _read_what_rings(self, bell: Bell) -> None:
+        """Take what others have published into the logs here."""
+        rung = await bell.rung()
+        try:
+            async with asyncio.timeout(SLOW):
+                await self._read(rung)
+        except Exception:
+            self._unread = True  # heard of, but not read: the row is looked at meanwhile
+            self._are_lost(True)
+            bell.ring(rung)
+            raise
+        if self._unread:
+            self._unread = False
+            self._are_lost(not bell.connected.is_set())
 
     async def _read(self, rung: Mapping[str, bool]) -> None:
         mirrors = {topic: self._mirrors(topic) for topic in rung}
@@ -209,16 +215,43 @@ class SharedBroker:
     def _mirrors(self, topic: str) -> list[Log]:
         return [log for log in self._logs.get(topic, ()) if not log.published]
 
-    async def _stop(self, report: ErrorReporter) -> None:
+    async def _stop(self, tasks: Sequence[asyncio.Task[None]], report: ErrorReporter) -> None:
         try:
             async with asyncio.timeout(LAST):
                 await self._handed_over()
         except Exception as error:
             report(error, severity="warning", context={"during": "publishing"})
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.wait(self._tasks)
-        await self._journal.close()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=LAST)
+            if not self._agents:  # else somebody has begun anew meanwhile
+                await self._journal.close()
+
+
+async def _again_and_again(
+    duty: Callable[[], Awaitable[None]], during: str, report: ErrorReporter
+) -> None:
+    """Do it for ever. What fails is reported, not each time in an outage, and tried again."""
+    now = asyncio.get_running_loop().time
+    failing = False
+    while True:
+        began = now()
+        try:
+            await duty()
+            failing = False
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+                raise
+            if not failing or now() - began > SLOW:
+                report(error, severity="warning", context={"during": during})
+            failing = True
+            await asyncio.sleep(AGAIN)
+
+
+def _topics(entries: Sequence[Entry]) -> dict[str, None]:
+    return {entry.topic: None for entry in entries}
 
 
 async def _until_one_ends(*duties: Coroutine[Any, Any, None]) -> None:
@@ -239,7 +272,7 @@ def _place(log: Log) -> Place:
 
 
 def _take(log: Log, entries: Sequence[Entry], *, news: bool) -> None:
-    """Add what is new to a log; without any, news is that the row is to be looked at."""
+    """Add what is new to a log; news is that the row is to be looked at, too."""
     new = [entry for entry in entries if entry.place > _place(log)]
     for epoch, several in groupby(new, key=lambda entry: entry.epoch):
         frames = [entry.frame for entry in several if entry.frame is not None]
@@ -247,7 +280,7 @@ def _take(log: Log, entries: Sequence[Entry], *, news: bool) -> None:
     if new and new[-1].frame is None:
         # An end from before a follower came is no news: it has read the row since.
         log.end(news=log.read)
-    elif news and not new:
+    elif news:
         log.tell()
     log.read = True
     log.wake()

@@ -160,6 +160,17 @@ async def what_is_too_old_is_said_so(one: EventBroker, other: EventBroker, topic
         await must_read(feed, MANY - 9, MANY)
 
 
+async def what_was_lost_is_not_passed_over(
+    one: EventBroker, other: EventBroker, topic: str
+) -> None:
+    await one.publish(topic, 1, frames(topic, 1, 5), stored=0)
+    await one.publish(topic, 1, frames(topic, 8, 9), stored=7)
+    for broker in (one, other):
+        async with broker.follow(topic, 1, 0) as whole, broker.follow(topic, 1, 7) as behind:
+            await must_expire(whole)
+            await must_read(behind, 8, 9)
+
+
 async def the_newest_are_kept(one: EventBroker, other: EventBroker, topic: str) -> None:
     await one.publish(topic, 1, frames(topic, 1, 500), stored=500)
     async with other.follow(topic, 1, 0) as feed:
@@ -191,6 +202,7 @@ CHECKS: tuple[Check, ...] = (
     an_end_wakes_all,
     publishing_nothing_wakes_all,
     what_is_too_old_is_said_so,
+    what_was_lost_is_not_passed_over,
     the_newest_are_kept,
     leaving_leaves_others_alone,
 )

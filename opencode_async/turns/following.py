@@ -71,6 +71,10 @@ class Place:
     def terminal(self) -> bool:
         return self.status in TERMINAL
 
+    def is_at(self, cursor: Cursor) -> bool:
+        """Whether the row holds just what a follower at that cursor has, and is to hold more."""
+        return self.cursor == cursor and not self.terminal
+
 
 class Following(Generic[ConversationT, MessageT]):
     """Reads turns for followers; holds no database connection while it waits."""
@@ -140,6 +144,8 @@ class Following(Generic[ConversationT, MessageT]):
                         self._instrumentation(FollowerDropped(message_id=message_id))
                     if not moved(place, at):  # the row will be, in a moment
                         await asyncio.sleep(self._timings.poll)
+                        while (place := await self.place_of(key)) and place.is_at(at):
+                            await asyncio.sleep(self._timings.poll)  # it has that row already
                     at = None
 
     async def place_of(self, key: Any) -> Place | None:
@@ -161,8 +167,8 @@ class Following(Generic[ConversationT, MessageT]):
         poll = self._timings.poll
         while True:
             try:
-                quiet = min(poll, CATCH_UP) if resumed else poll
-                async with asyncio.timeout(PATIENCE if feed.live else quiet):
+                patience = PATIENCE if feed.live else poll
+                async with asyncio.timeout(min(poll, CATCH_UP) if resumed else patience):
                     frames = await feed.batch()
             except TimeoutError:
                 if moved(await self.place_of(key), at):

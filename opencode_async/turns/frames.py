@@ -112,10 +112,11 @@ class FramePublisher:
                 self._broken(error)
 
     async def end(self) -> None:
-        """Tell followers to look at the row."""
-        if self._broker is not None:
+        """Tell followers to look at the row. Nothing is published behind it."""
+        broker, self._broker = self._broker, None
+        if broker is not None:
             try:
-                await self._broker.end(self._topic, self._epoch)
+                await broker.end(self._topic, self._epoch)
             except Exception as error:
                 self._broken(error)
 

@@ -59,5 +59,7 @@ class Followers:
         try:
             yield
         finally:
-            self._open.subtract(keys)
-            self._open += Counter()  # forgets those without any
+            for key in keys:
+                self._open[key] -= 1
+                if not self._open[key]:
+                    del self._open[key]

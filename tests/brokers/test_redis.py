@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from opencode_async.brokers import redis
 from opencode_async.brokers.redis import RedisBroker
 from opencode_async.testing import check_event_broker
-from opencode_async.testing.event_brokers import frames, must_read
+from opencode_async.testing.event_brokers import frames, must_expire, must_read
 from tests.support.hosts import Reports
 from tests.support.valkey import ValkeyServer
 
@@ -96,4 +96,62 @@ async def test_topics_that_nobody_follows_leave_nothing_in_the_process(
         await asyncio.wait(followers)
         assert broker._logs == {}
         assert broker._bell._topics == set()
+    assert reports.errors == []
+
+
+async def test_who_begins_while_another_stops_is_heard(valkey: ValkeyServer) -> None:
+    reports = Reports()
+    broker, far = RedisBroker(valkey.url), RedisBroker(valkey.url)
+    async with far.running(reports), far.follow("begun", 1, 0) as feed:
+        first = broker.running(reports)
+        await first.__aenter__()
+        await broker.publish("begun", 1, frames("begun", 1, 1), stored=0)
+        stopping = asyncio.ensure_future(first.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        assert not stopping.done()
+        async with broker.running(reports):
+            await stopping
+            await broker.publish("begun", 1, frames("begun", 2, 2), stored=0)
+            await must_read(feed, 1, 2)
+            async with broker.follow("back", 1, 0) as back:
+                await far.publish("back", 1, frames("back", 1, 1), stored=0)
+                await must_read(back, 1, 1)
+    assert reports.errors == []
+
+
+async def test_a_stop_that_is_cancelled_leaves_no_task(valkey: ValkeyServer) -> None:
+    before = asyncio.all_tasks()
+    broker = RedisBroker(valkey.url)
+    running = broker.running(Reports())
+    await running.__aenter__()
+    await broker.publish("m", 1, frames("m", 1, 1), stored=0)
+    stopping = asyncio.ensure_future(running.__aexit__(None, None, None))
+    await asyncio.sleep(0)
+    stopping.cancel()
+    await asyncio.wait([stopping])
+    assert stopping.cancelled()
+    assert asyncio.all_tasks() == before
+
+
+async def test_what_others_leave_in_redis_disturbs_nobody(valkey: ValkeyServer) -> None:
+    reports = Reports()
+    one, other = RedisBroker(valkey.url), RedisBroker(valkey.url)
+    async with (
+        one.running(reports),
+        other.running(reports),
+        Redis.from_url(valkey.url) as client,
+    ):
+        await client.set("opencode_async:text", "no stream")
+        await client.xadd("opencode_async:stream", {"foreign": "entry"}, id="1-1")
+        async with (
+            other.follow("text", 1, 0),
+            other.follow("stream", 1, 0) as stream,
+            other.follow("good", 1, 0) as good,
+        ):
+            for foreign in (b"nonsense", b"[1]", b"\xff", b'{"text": 1, "good": 1}'):
+                await client.publish("opencode_async", foreign)
+            await one.publish("good", 1, frames("good", 1, 3), stored=0)
+            await must_read(good, 1, 3)
+            await one.publish("stream", 1, frames("stream", 2, 3), stored=0)
+            await must_expire(stream)  # of the first nobody knows what it was
     assert reports.errors == []
