@@ -142,10 +142,11 @@ class Following(Generic[ConversationT, MessageT]):
                     place = await self.place_of(key)
                     if not resumed and place is not None and place.cursor.epoch == at.epoch:
                         self._instrumentation(FollowerDropped(message_id=message_id))
-                    if not moved(place, at):  # the row will be, in a moment
+                    waits = not moved(place, at)  # the row will be ahead, in a moment
+                    while waits:
                         await asyncio.sleep(self._timings.poll)
-                        while (place := await self.place_of(key)) and place.is_at(at):
-                            await asyncio.sleep(self._timings.poll)  # it has that row already
+                        place = await self.place_of(key)
+                        waits = place is not None and place.is_at(at)
                     at = None
 
     async def place_of(self, key: Any) -> Place | None:
