@@ -24,7 +24,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from opencode_async import Access, Timings
+from opencode_async import Access, FollowerLimits, Timings
 from opencode_async.brokers.memory import MemoryBroker
 from opencode_async.testing import ScriptedServer
 from opencode_async.turns.message import message_json
@@ -146,7 +146,8 @@ def app_of(app: Host[Any, Any]) -> FastAPI:
         return Access(app.agent.tables.conversation.user_id == 1)
 
     web = FastAPI()
-    web.include_router(app.agent.router(access=access), prefix="/agent")
+    room = FollowerLimits(conversation=2 * WAVE)
+    web.include_router(app.agent.router(access=access, followers=room), prefix="/agent")
     return web
 
 
