@@ -32,9 +32,9 @@ class RedisBroker(SharedBroker):
     """An ``EventBroker`` for several processes, on a Redis URL or on a client of the host's.
 
     ``prefix`` begins every key and channel, and is to be another one for each database of messages,
-    whose ids it tells apart; a turn's stream is kept for ``retention`` seconds
-    behind its last frame. Per process it holds one connection that listens, and those it writes and
-    reads with. A client of the host's is not closed.
+    whose ids it tells apart; a turn's stream is kept for ``retention`` seconds behind its last
+    frame. Per process it holds one connection that listens, and those it writes and reads with. A
+    client of the host's is not closed.
     """
 
     def __init__(

@@ -45,8 +45,8 @@ class SharedBroker:
     async def running(self, report: ErrorReporter) -> AsyncIterator[None]:
         if not self._agents:
             self._posted, self._handing_over, self._bell = asyncio.Event(), asyncio.Lock(), Bell()
-            for topic in self._logs:
-                self._attend(topic)
+            for topic in filter(self._mirrors, self._logs):
+                self._bell.want(topic)
             self._tasks = [
                 asyncio.create_task(_again_and_again(duty, during, report))
                 for duty, during in (
@@ -77,8 +77,9 @@ class SharedBroker:
             logs = self._logs[topic] = [Log(epoch)]
         for log in logs:
             log.append(epoch, frames, stored=stored)
-            log.published = log.published or log.epoch == epoch
-        self._attend(topic)
+            if log.epoch == epoch and not log.published:
+                log.published = True
+                self._leave(topic)
         self._post([Entry(topic, epoch, frame) for frame in frames])
 
     async def end(self, topic: str, epoch: int) -> None:
@@ -114,9 +115,9 @@ class SharedBroker:
             elif log.epoch != epoch or log.begins <= after:
                 return log
         log = Log(epoch, after)
-        log.lost = self._unread or not self._bell.connected.is_set()
+        log.lost = self._is_deaf
         logs.append(log)
-        self._attend(topic)
+        self._bell.want(topic)
         return log
 
     def _drop(self, topic: str, log: Log) -> None:
@@ -125,13 +126,11 @@ class SharedBroker:
             logs.remove(log)
         if not logs:
             self._logs.pop(topic, None)
-        self._attend(topic)
+        self._leave(topic)
 
-    def _attend(self, topic: str) -> None:
-        """Hear of a topic that is followed here and published elsewhere, of no other."""
-        if self._mirrors(topic):
-            self._bell.want(topic)
-        else:
+    def _leave(self, topic: str) -> None:
+        """Hear no more of a topic that nobody follows here, or that is published here."""
+        if not self._mirrors(topic):
             self._bell.leave(topic)
 
     def _post(self, entries: Sequence[Entry], news: str | None = None) -> None:
@@ -171,21 +170,27 @@ class SharedBroker:
             await _until_one_ends(self._journal.listen(bell), self._be_connected(bell))
         finally:
             bell.connected.clear()
-            self._are_lost(True)
+            self._tell_whether_deaf()
             bell.ring_all()
 
     async def _be_connected(self, bell: Bell) -> None:
         """Once what is published elsewhere is heard, followers can rely on it."""
         await bell.connected.wait()
-        self._are_lost(False)
+        self._tell_whether_deaf()
         bell.ring_all()
         await asyncio.Event().wait()
 
-    def _are_lost(self, lost: bool) -> None:
+    @property
+    def _is_deaf(self) -> bool:
+        """Whether what others publish may not arrive here just now."""
+        return self._unread or not self._bell.connected.is_set()
+
+    def _tell_whether_deaf(self) -> None:
         """The logs of others' turns are, or are no more, what followers can rely on."""
-        for logs in self._logs.values():
-            for log in logs:
-                if not log.published and log.lost is not lost:
+        lost = self._is_deaf
+        for topic in self._logs:
+            for log in self._mirrors(topic):
+                if log.lost is not lost:
                     log.lost = lost
                     log.tell()
 
@@ -197,12 +202,12 @@ class SharedBroker:
                 await self._read(rung)
         except Exception:
             self._unread = True  # heard of, but not read: the row is looked at meanwhile
-            self._are_lost(True)
+            self._tell_whether_deaf()
             bell.ring(rung)
             raise
         if self._unread:
             self._unread = False
-            self._are_lost(not bell.connected.is_set())
+            self._tell_whether_deaf()
 
     async def _read(self, rung: Mapping[str, bool]) -> None:
         mirrors = {topic: self._mirrors(topic) for topic in rung}

@@ -7,12 +7,12 @@ from opencode_async.cli.checks.finding import Finding
 SKEW = 5.0  # s that clocks may differ: more than a file's date can be off
 
 
-def check_clock(ahead: float, why: str, *, within: float | None = None) -> Finding:
+def check_clock(ahead: float, why: str, *, within: float = SKEW) -> Finding:
     """What it means that the other clock is so many seconds ahead; ``why`` it matters.
 
-    ``within`` is how many it may be off either way, 5 unless given.
+    ``within`` is how many it may be off either way.
     """
-    if abs(ahead) <= (SKEW if within is None else within):
+    if abs(ahead) <= within:
         return Finding("ok", "its clock agrees with this one")
     way = "ahead of" if ahead > 0 else "behind"
     return Finding(
