@@ -21,7 +21,7 @@ from sqlalchemy import func, select
 
 from opencode_async import Artifact, MessageMixin, Permission, ReasoningPart, Server, ToolPart
 from opencode_async.testing import Impostor, ScriptedServer
-from tests.support.readme import PYTHON, SERVER, blocks, quickstart
+from tests.support.readme import PYTHON, SERVER, blocks, create_tables, quickstart
 from tests.support.serving import listening, serving
 from tests.support.valkey import ValkeyServer
 
@@ -71,8 +71,7 @@ async def test_the_blocks_for_python_run_in_turn(
     database_url: str, opencode: ScriptedServer, tmp_path: Path, capsys: Any
 ) -> None:
     names = quickstart(database_url, opencode)
-    async with names["engine"].begin() as connection:
-        await connection.run_sync(names["Base"].metadata.create_all)
+    await create_tables(names)
     async with names["agent"] as agent, agent.sessionmaker() as db:
         conversation = names["Conversation"](user_id=1)
         db.add(conversation)
@@ -131,8 +130,7 @@ async def test_the_blocks_for_several_processes_run(
     assert url in PYTHON["redis_broker"]
     code = PYTHON[f"{kind}_broker"].replace(SERVER, "server").replace(url, repr(valkey.url))
     await execute(code, names)
-    async with names["engine"].begin() as connection:
-        await connection.run_sync(names["Base"].metadata.create_all)
+    await create_tables(names)
     async with names["agent"] as agent, agent.sessionmaker() as db:
         conversation = names["Conversation"](user_id=1)
         db.add(conversation)
@@ -146,8 +144,7 @@ async def test_the_blocks_for_several_processes_run(
 async def watched(code: str, url: str, server: ScriptedServer) -> str:
     """Run a turn, and one that fails, on the agent of a recipe; the message's id."""
     names = quickstart(url, server)
-    async with names["engine"].begin() as connection:
-        await connection.run_sync(names["Base"].metadata.create_all)
+    await create_tables(names)
     await execute(code.replace(SERVER, "server"), names)
     async with names["agent"] as agent, agent.sessionmaker() as db:
         conversation = names["Conversation"](user_id=1)

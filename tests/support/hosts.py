@@ -155,6 +155,13 @@ class Host(Generic[ConversationT, MessageT]):
         async with self.sessions.begin() as db:
             await db.execute(update(kind).where(kind.id == key).values(values))
 
+    async def says_something(self, key: object) -> None:
+        """Wait until a follower is told the first words of a turn."""
+        async with self.agent.turns.follow(key) as changes:
+            async for change in changes:
+                if change.event == "part.delta":
+                    break
+
     async def holds_no_connection(self) -> None:
         """Wait until none of the pool is in use: a lease is renewed now and then, for a moment.
 

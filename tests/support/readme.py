@@ -46,3 +46,9 @@ def quickstart(url: str, server: Server) -> dict[str, Any]:
     code = code.replace(SERVER, "server").replace(ENGINE, "engine")
     exec(compile(code, "README", "exec", dont_inherit=True), names)  # noqa: S102
     return names
+
+
+async def create_tables(names: dict[str, Any]) -> None:
+    """Create the tables of the names that ``quickstart`` gave."""
+    async with names["engine"].begin() as connection:
+        await connection.run_sync(names["Base"].metadata.create_all)

@@ -203,10 +203,7 @@ async def test_a_turn_whose_worker_died_is_taken_over_without_prompting_again(
             await dead.conversation(), 'SCRIPT:slow {"n": 6, "delay": 0.3}'
         )
         running = asyncio.create_task(dead.agent.turns.run(message.id))
-        async with dead.agent.turns.follow(message.id) as changes:
-            async for change in changes:
-                if change.event == "part.delta":
-                    break
+        await dead.says_something(message.id)
         running.cancel()
         await asyncio.wait([running])
         await dead.lose_worker(message.id, 60)
