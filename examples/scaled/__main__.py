@@ -28,11 +28,15 @@ from opencode_async import OpencodeError, Server
 
 BUCKET = "chat"
 TO_STOP = 15.0  # s a process has to end by itself
+HINT = """\
+Two web processes and two turn workers are coming up. Open both pages in one browser, write
+SCRIPT:slow on one of them, and kill -9 the worker that runs it. Nothing that ends here is started
+again: in production whatever runs the processes does that. Ctrl-C ends everything."""
 Environment = Mapping[str, str]
 
 
 async def deploy(ports: tuple[int, int]) -> None:
-    """Start everything, say where it is, and leave it running until this is cancelled."""
+    """Start everything, say where it is, and leave it running until it is cancelled."""
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="scaled-")))
         _, database_url = stack.enter_context(private_server())
@@ -48,23 +52,34 @@ async def deploy(ports: tuple[int, int]) -> None:
         async with program("-m", "examples.scaled.migrate", env=env) as migration:
             if await migration.wait():
                 raise SystemExit("The tables could not be made.")
-        web = "-m uvicorn examples.scaled.web:app --log-level warning --timeout-graceful-shutdown 5"
-        for port in ports:
-            serving = program(*web.split(), "--port", str(port), env=env)
-            await answers(f"http://127.0.0.1:{port}", await stack.enter_async_context(serving))
-            print(f"A web process: http://127.0.0.1:{port}", flush=True)
-        tasks = await stack.enter_async_context(asyncio.TaskGroup())
-        for _ in range(2):
-            working = program("-m", "examples.scaled.worker", env=env)
-            worker = await stack.enter_async_context(working)
-            tasks.create_task(mourn(worker))
-            print(f"A turn worker: process {worker.pid}", flush=True)
-        print(
-            "Write SCRIPT:slow on one page, open the other in this browser, "
-            "and kill -9 the worker that runs it.",
-            flush=True,
-        )
-        await asyncio.Event().wait()
+        print(HINT, flush=True)
+        async with asyncio.TaskGroup() as tasks:
+            for port in ports:
+                tasks.create_task(serve(port, env))
+            for _ in range(2):
+                tasks.create_task(work(env))
+
+
+async def serve(port: int, env: Environment) -> None:
+    """A web process."""
+    here = f"http://127.0.0.1:{port}"
+    quietly = ("--log-level", "warning", "--timeout-graceful-shutdown", "5")
+    uvicorn = ("-m", "uvicorn", "examples.scaled.web:app", "--port", str(port), *quietly)
+    async with program(*uvicorn, env=env) as process, httpx.AsyncClient(trust_env=False) as http:
+        while process.returncode is None:
+            with suppress(httpx.TransportError):
+                await http.get(here)
+                break
+            await asyncio.sleep(0.1)
+        print(f"web process {process.pid}: {here}", flush=True)
+        print(f"web process {process.pid} has ended ({await process.wait()})", flush=True)
+
+
+async def work(env: Environment) -> None:
+    """A turn worker."""
+    async with program("-m", "examples.scaled.worker", env=env) as process:
+        print(f"turn worker {process.pid} is started", flush=True)
+        print(f"turn worker {process.pid} has ended ({await process.wait()})", flush=True)
 
 
 def of_server(server: Server) -> Environment:
@@ -118,22 +133,6 @@ async def program(*arguments: str, env: Environment) -> AsyncIterator[Process]:
         except TimeoutError:
             process.kill()
             await process.wait()
-
-
-async def answers(url: str, process: Process) -> None:
-    """Wait until the web process does."""
-    async with httpx.AsyncClient(trust_env=False) as http:
-        while process.returncode is None:
-            with suppress(httpx.TransportError):
-                await http.get(url)
-                return
-            await asyncio.sleep(0.1)
-    raise SystemExit("A web process has ended as it was started.")
-
-
-async def mourn(worker: Process) -> None:
-    """Say that a worker has ended. In production whatever runs it starts it again."""
-    print(f"Turn worker {worker.pid} has ended ({await worker.wait()}).", flush=True)
 
 
 async def main() -> None:

@@ -19,7 +19,7 @@ async def work() -> None:
             shutdown_graceful_timeout=GRACE,
             update_heartbeat_interval=LEASE / 3,
             stalled_worker_timeout=LEASE,
-            fetch_job_polling_interval=1.0,  # a lock that becomes free is not announced
+            fetch_job_polling_interval=0.5,  # s; a lock that becomes free is not announced
             delete_jobs="successful",
         )
     await engine.dispose()
