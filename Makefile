@@ -6,10 +6,11 @@ VERSIONS ?= 1.15.13 1.17.19
 OLDER = $(VERSIONS:%=.node/versions/%/installed)
 PIP = .venv/bin/pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test fast chaos random versions check format lock .node
+.PHONY: help demo scaled test fast chaos random versions check format lock .node
 
 help:
 	@echo "make demo     a chat in the browser, on http://127.0.0.1:$(PORT) (PORT=8000)"
+	@echo "make scaled   the same chat on two web processes, two workers, a job queue and a bucket"
 	@echo "make test     all tests; ARGS='-k name' for some, STRICT=1 to let none be skipped"
 	@echo "make fast     the tests of turns in a minute: on an Impostor, on SQLite"
 	@echo "make chaos    everything broken everywhere, half an hour; make test breaks a sample"
@@ -21,6 +22,9 @@ help:
 
 demo: .venv/installed .node
 	exec env PORT=$(PORT) .venv/bin/python -m examples.chat.demo
+
+scaled: .venv/installed .node
+	exec env PORT=$(PORT) .venv/bin/python -m examples.scaled
 
 test: .venv/installed .node
 	.venv/bin/pytest $(ARGS)

@@ -77,7 +77,7 @@ async def free_locks(timestamp: int) -> None:
     """End the jobs of workers that died: they would hold their conversations' locks for ever."""
     for job in await queue.job_manager.get_stalled_jobs(seconds_since_heartbeat=LEASE):
         log.warning("job %s of %s was left by a worker that died", job.id, job.lock)
-        await queue.job_manager.finish_job(job, Status.FAILED, delete_job=False)
+        await queue.job_manager.finish_job(job, Status.FAILED, delete_job=True)
 
 
 # ------------------------------------------------------------------------------------------------

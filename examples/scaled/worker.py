@@ -1,6 +1,7 @@
 """A turn worker: it runs the turns that are on the queue, and finds those that were lost.
 
-python -m examples.scaled.worker
+python -m examples.scaled.worker      to be started again whenever it ends: it does so where it
+                                      cannot tell the queue that it is alive
 """
 
 import asyncio
@@ -20,7 +21,7 @@ async def work() -> None:
             update_heartbeat_interval=LEASE / 3,
             stalled_worker_timeout=LEASE,
             fetch_job_polling_interval=0.5,  # s; a lock that becomes free is not announced
-            delete_jobs="successful",
+            delete_jobs="always",  # how turns ended is in their rows
         )
     await engine.dispose()
 
