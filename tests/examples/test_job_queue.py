@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from procrastinate import JobContext, RetryStrategy
+from procrastinate import App, JobContext, RetryStrategy
 from procrastinate.jobs import Job
 from sqlalchemy import text, update
 
@@ -179,7 +179,9 @@ async def test_of_two_workers_at_once_one_is_refused_and_its_queue_tries_again(
 ) -> None:
     """By a task without locks, whose worker is traced, as is the request."""
 
-    @wiring.queue.task(pass_context=True, retry=RetryStrategy(wait=1, retry_exceptions=[LeaseHeld]))
+    queue: App = wiring.queue
+
+    @queue.task(pass_context=True, retry=RetryStrategy(wait=1, retry_exceptions=[LeaseHeld]))
     async def unlocked(context: JobContext, message_id: str) -> str:
         result = await context.additional_context["agent"].turns.run(message_id)
         return str(result.status)
@@ -192,7 +194,7 @@ async def test_of_two_workers_at_once_one_is_refused_and_its_queue_tries_again(
             return await call_next()
 
     async def working(agent: Any) -> None:
-        await wiring.queue.run_worker_async(
+        await queue.run_worker_async(
             concurrency=1,
             shutdown_graceful_timeout=0,
             fetch_job_polling_interval=0.1,
@@ -214,7 +216,9 @@ async def test_of_two_workers_at_once_one_is_refused_and_its_queue_tries_again(
         here = await conversation(wiring)
         with spans.start_as_current_span("request") as request:
             message = await one.turns.start(here, "SCRIPT:hang Half of it.")
-        await wiring.queue.job_manager.cancel_job_by_id_async((await jobs(wiring))[0].id)
+        (job,) = await jobs(wiring)
+        assert job.id is not None
+        await queue.job_manager.cancel_job_by_id_async(job.id)
         for _ in range(2):
             await unlocked.defer_async(message_id=str(message.id))
         async with asyncio.TaskGroup() as tasks:
@@ -239,3 +243,5 @@ async def test_of_two_workers_at_once_one_is_refused_and_its_queue_tries_again(
     assert link.context.span_id in {
         span.context.span_id for span in watched.spans if span.name == "job" and span.context
     }
+    watched.tracers.shutdown()
+    watched.meters.shutdown()

@@ -17,7 +17,7 @@ from opencode_async.client.local_server import free_port
 from tests.support.made import made
 from tests.support.serving import listening
 
-TICKS = 40  # of a word each, over four seconds
+TICKS = 140  # of a word each: longer than it takes to notice that a worker is dead
 
 
 def two_free_ports() -> int:
@@ -54,7 +54,10 @@ async def test_a_turn_whose_worker_is_killed_is_finished_by_the_other(tmp_path: 
                 posted = await http.post(f"{urls[0]}{path}/messages", json={"text": text})
                 key = posted.raise_for_status().json()["id"]
                 worker = await hears(output, rf"turn worker (\d+): turn {key} is run here")
-                await anext(event async for event in events if event.event == "part.delta")
+                async for event in events:
+                    assert event.event != "finished"
+                    if event.event == "part.delta":
+                        break
                 os.kill(int(worker[1]), signal.SIGKILL)
                 await http.post(
                     f"{urls[0]}{path}/messages",
