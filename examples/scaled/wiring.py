@@ -75,7 +75,10 @@ async def answer(message_id: str) -> None:
 @queue.task(name="free_locks", queueing_lock="free_locks")
 async def free_locks(timestamp: int) -> None:
     """End the jobs of workers that died: they would hold their conversations' locks for ever."""
-    for job in await queue.job_manager.get_stalled_jobs(seconds_since_heartbeat=LEASE):
+    left = await queue.job_manager.get_stalled_jobs(
+        task_name=answer.name, seconds_since_heartbeat=LEASE
+    )
+    for job in left:
         log.warning("job %s of %s was left by a worker that died", job.id, job.lock)
         await queue.job_manager.finish_job(job, Status.FAILED, delete_job=True)
 

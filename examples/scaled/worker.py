@@ -19,7 +19,6 @@ async def work() -> None:
             concurrency=TURNS,
             shutdown_graceful_timeout=GRACE,
             update_heartbeat_interval=LEASE / 3,
-            stalled_worker_timeout=LEASE,
             fetch_job_polling_interval=0.5,  # s; a lock that becomes free is not announced
             delete_jobs="always",  # how turns ended is in their rows
         )

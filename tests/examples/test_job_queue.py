@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import ModuleType
@@ -197,6 +197,7 @@ async def test_of_two_workers_at_once_one_is_refused_and_its_queue_tries_again(
         await queue.run_worker_async(
             concurrency=1,
             shutdown_graceful_timeout=0,
+            update_heartbeat_interval=wiring.LEASE / 3,
             fetch_job_polling_interval=0.1,
             install_signal_handlers=False,
             additional_context={"agent": agent},
@@ -207,9 +208,16 @@ async def test_of_two_workers_at_once_one_is_refused_and_its_queue_tries_again(
         found = await jobs(wiring, task=unlocked.name)
         return sorted((str(job.status), job.attempts) for job in found)
 
-    async def until(are: Callable[[list[tuple[str, int]]], bool]) -> None:
+    async def refused() -> bool:
+        said = (await row_of(wiring, message)).content
+        return bool(said) and any(attempts for _, attempts in await states())
+
+    async def succeeded() -> bool:
+        return {state for state, _ in await states()} == {"succeeded"}
+
+    async def until(it: Callable[[], Awaitable[bool]]) -> None:
         async with asyncio.timeout(30):
-            while not are(await states()):  # noqa: ASYNC110
+            while not await it():  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     async with another_agent(wiring, watched) as one, another_agent(wiring, watched) as other:
@@ -223,11 +231,9 @@ async def test_of_two_workers_at_once_one_is_refused_and_its_queue_tries_again(
             await unlocked.defer_async(message_id=str(message.id))
         async with asyncio.TaskGroup() as tasks:
             workers = [tasks.create_task(working(agent)) for agent in (one, other)]
-            async with asyncio.timeout(30), one.turns.follow(message.id) as changes:
-                await anext(change async for change in changes if change.event == "part.delta")
-            await until(lambda found: any(attempts for _, attempts in found))  # refused
+            await until(refused)
             await one.turns.cancel(message.id)
-            await until(lambda found: {state for state, _ in found} == {"succeeded"})
+            await until(succeeded)
             for worker in workers:
                 worker.cancel()
         row = await row_of(wiring, message)
