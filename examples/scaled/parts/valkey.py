@@ -44,7 +44,12 @@ class ValkeyServer:
             "dir": str(self._folder),
         }
         words = [word for name, value in settings.items() for word in (f"--{name}", value)]
-        self._process = subprocess.Popen([self._executable, *words], stdout=subprocess.DEVNULL)
+        self._process = subprocess.Popen(
+            [self._executable, *words],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for those who use it, who end before it does
+        )
         deadline = time.monotonic() + START_TIMEOUT
         while True:
             try:
