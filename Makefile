@@ -15,7 +15,7 @@ help:
 	@echo "              PROCESSES=0 for one after the other, what they print with -s included"
 	@echo "make fast     the tests of turns in a minute: on an Impostor, on SQLite"
 	@echo "make chaos    everything broken everywhere, half an hour; make test breaks a sample"
-	@echo "make random   10,000 turns with random events, half an hour; make test has a sample"
+	@echo "make random   10,000 replies and turns of random events, half an hour; a sample in make test"
 	@echo "make versions the contract's tests on other versions of OpenCode (VERSIONS='$(VERSIONS)')"
 	@echo "make check    formatting, lint and types, as CI checks them"
 	@echo "make format   format, and repair what the linter can"
@@ -36,7 +36,8 @@ chaos: .venv/installed .node
 	CHAOS=1 .venv/bin/pytest tests/chaos --capture=no $(ARGS)
 
 random: .venv/installed
-	SEQUENCES=10000 .venv/bin/pytest tests/turns/test_random_streams.py --capture=no $(ARGS)
+	SEQUENCES=10000 .venv/bin/pytest tests/protocol/test_random_events.py \
+		tests/turns/test_random_streams.py --capture=no $(ARGS)
 
 versions: .venv/installed $(OLDER)
 	for version in $(VERSIONS); do \

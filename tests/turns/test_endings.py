@@ -241,8 +241,8 @@ def test_followers_are_told_of_every_attempt_and_none_of_a_dead_ones_text_remain
     _, *caught_up = (change for change in turn.changes if isinstance(change, Snapshot))
     assert retries == list(range(1, times + 1)) or (caught_up and set(retries) < {*range(6)})
     assert heard & {*range(len(dead))} <= emptied or caught_up
-    # HTTP errors come without a word. Of attempts that fail for good the last one's are kept.
-    assert bool(dead) == ("cut" in script or "streamerror" in script)
+    # HTTP errors come without a word; a busy server may notice a cut before the words it is behind.
+    assert not dead or "cut" in script or "streamerror" in script
 
 
 @pytest.mark.parametrize("database", DATABASES)
