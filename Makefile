@@ -2,6 +2,7 @@ PYTHON ?= python3
 PORT ?= 8000
 OPENCODE_VERSION = 1.18.33
 OPENCODE = .node/$(OPENCODE_VERSION)
+PROCESSES ?= 2
 VERSIONS ?= 1.15.13 1.17.19
 OLDER = $(VERSIONS:%=.node/versions/%/installed)
 PIP = .venv/bin/pip --quiet --disable-pip-version-check
@@ -11,10 +12,11 @@ PIP = .venv/bin/pip --quiet --disable-pip-version-check
 help:
 	@echo "make demo     a chat in the browser, on http://127.0.0.1:$(PORT) (PORT=8000)"
 	@echo "make scaled   the same chat on two web processes, two workers, a job queue and a bucket"
-	@echo "make test     all tests; ARGS='-k name' for some, STRICT=1 to let none be skipped"
+	@echo "make test     all tests; ARGS='-k name' for some, STRICT=1 to let none be skipped,"
+	@echo "              PROCESSES=0 for one after the other, what they print with -s included"
 	@echo "make fast     the tests of turns in a minute: on an Impostor, on SQLite"
 	@echo "make chaos    everything broken everywhere, half an hour; make test breaks a sample"
-	@echo "make random   10,000 turns with random events, half an hour; make test has a sample"
+	@echo "make random   10,000 replies and turns of random events, half an hour; a sample in make test"
 	@echo "make versions the contract's tests on other versions of OpenCode (VERSIONS='$(VERSIONS)')"
 	@echo "make check    formatting, lint and types, as CI checks them"
 	@echo "make format   format, and repair what the linter can"
@@ -26,10 +28,10 @@ demo: .venv/installed .node
 scaled: .venv/installed .node
 	exec env PORT=$(PORT) .venv/bin/python -m examples.scaled
 
+# By file, for what tests of one share: two of everything, for they wait more than they compute.
 test: .venv/installed .node
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/pytest -n $(PROCESSES) --dist loadfile $(ARGS)
 
-# More processes than most machines have processors: tests also wait.
 fast: .venv/installed
 	FAST=1 .venv/bin/pytest tests/turns -m "not slow" -n 3 --dist loadscope \
 		-p no:hypothesispytest $(ARGS)
@@ -38,7 +40,8 @@ chaos: .venv/installed .node
 	CHAOS=1 .venv/bin/pytest tests/chaos --capture=no $(ARGS)
 
 random: .venv/installed
-	SEQUENCES=10000 .venv/bin/pytest tests/turns/test_random_streams.py --capture=no $(ARGS)
+	SEQUENCES=10000 .venv/bin/pytest tests/protocol/test_random_events.py \
+		tests/turns/test_random_streams.py --capture=no $(ARGS)
 
 versions: .venv/installed $(OLDER)
 	for version in $(VERSIONS); do \

@@ -182,14 +182,15 @@ class Opencode(Generic[ConversationT, MessageT]):
     async def attached(self) -> AsyncIterator[Turns[ConversationT, MessageT]]:
         """The ``turns`` of an agent that runs elsewhere, for tools: follow and cancel them.
 
-        Nothing is run or recovered here, and no server is connected to; whoever runs this agent
-        does both, also what a cancelled turn made way for.
+        Nothing is run or recovered here, and no OpenCode server is connected to; whoever runs this
+        agent does both, also what a cancelled turn made way for.
         """
 
         async def leave(message: MessageT) -> None:
             """Those that run the agent look for such turns."""
 
         stack = AsyncExitStack()
+        await stack.enter_async_context(self.broker.running(self.error_reporter))
         turns = self._turns_in(await stack.enter_async_context(asyncio.TaskGroup()), leave)
         try:
             yield turns

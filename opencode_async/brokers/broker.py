@@ -46,10 +46,17 @@ class Feed(Protocol):
     def live(self) -> bool:
         """Whether this log has frames and is being written to, so that the row can wait."""
 
-    async def batch(self) -> Sequence[Frame]:
-        """All frames since the last call, in order; waits for some. None of them: look at the row.
+    @property
+    def heard(self) -> bool:
+        """Whether what any process publishes of this topic wakes this feed, as far as is known.
 
-        Raises ``CursorExpired``.
+        A feed that is heard no more wakes.
+        """
+
+    async def batch(self) -> Sequence[Frame]:
+        """Frames since the last call, in order; waits for some. None of them: look at the row.
+
+        Not all of them at once, where they are large. Raises ``CursorExpired``.
         """
 
 

@@ -11,7 +11,11 @@ from collections.abc import Sequence
 
 from opencode_async.brokers.broker import CursorExpired, Frame
 
-RETAINED = 2000  # frames kept although the row has them, for followers that reconnect
+# What is kept although the row has it, for followers that are slow or reconnect: so many frames, of
+# so many characters, which are in memory twice once a follower was sent them.
+RETAINED, RETAINED_SIZE = 2000, 2_000_000
+# A follower that is slow holds on to what it was given: characters of frames, or a larger one.
+BATCH_SIZE = 256_000
 
 
 class Log:
@@ -25,6 +29,7 @@ class Log:
         self.epoch = epoch
         self.begins = begins
         self.frames: list[Frame] = []
+        self.size = 0  # of the frames' data, in characters
         self.published = False
         self.read = False
         self.ended = False
@@ -49,21 +54,34 @@ class Log:
             return  # of a publisher that was replaced and does not know it yet
         if epoch > self.epoch:
             self.epoch, self.begins, self.ended = epoch, 0, False
-            self.frames.clear()
+            self._clear()
         new = [frame for frame in frames if frame.seq > self.last]
         if new and new[-1].seq - new[0].seq != len(new) - 1:
             gaps = (n for n in range(1, len(new)) if new[n].seq != new[n - 1].seq + 1)
             new = new[max(gaps) :]
         if new and self.frames and new[0].seq > self.last + 1:
-            self.frames.clear()  # what lies between was lost: followers are to see that
+            self._clear()  # what lies between was lost: followers are to see that
         self.frames.extend(new)
-        if len(self.frames) > 2 * RETAINED:
-            spare = len(self.frames) - RETAINED
-            in_row = stored - self.frames[0].seq + 1
-            del self.frames[: max(0, min(spare, in_row))]
+        self.size += sum(len(frame.data) for frame in new)
+        if len(self.frames) > 2 * RETAINED or self.size > 2 * RETAINED_SIZE:
+            self._drop(stored)
         if self.frames:
             self.begins = self.frames[0].seq - 1
         self.wake()
+
+    def _clear(self) -> None:
+        self.frames.clear()
+        self.size = 0
+
+    def _drop(self, stored: int) -> None:
+        """Drop the oldest frames that the row has; never the newest, by which a gap is seen."""
+        in_row = min(stored - self.frames[0].seq + 1, len(self.frames) - 1)
+        spare, size = 0, self.size
+        while spare < in_row and (len(self.frames) - spare > RETAINED or size > RETAINED_SIZE):
+            size -= len(self.frames[spare].data)
+            spare += 1
+        del self.frames[:spare]
+        self.size = size
 
     def end(self, *, news: bool = True) -> None:
         """Nothing more comes in this epoch; where that is news, have followers look at the row."""
@@ -95,6 +113,10 @@ class LogFeed:
     def live(self) -> bool:
         return self._log.live
 
+    @property
+    def heard(self) -> bool:
+        return self._log.read and not self._log.lost
+
     async def batch(self) -> Sequence[Frame]:
         log = self._log
         while True:
@@ -114,9 +136,18 @@ class LogFeed:
             raise CursorExpired  # nobody was ever sent that
         if not frames or frames[-1].seq <= self._after:
             return []
-        missed = frames[0].seq - self._after - 1
-        if missed > 0:
+        first = self._after + 1 - frames[0].seq
+        if first < 0:
             raise CursorExpired
-        found = frames[-missed:] if missed else frames[:]
+        found = frames[first:] if self._log.size <= BATCH_SIZE else some_of(frames, first)
         self._after = found[-1].seq
         return found
+
+
+def some_of(frames: Sequence[Frame], first: int) -> list[Frame]:
+    """The frames from the ``first`` on until they make a batch."""
+    end, size = first, 0
+    while end < len(frames) and size < BATCH_SIZE:
+        size += len(frames[end].data)
+        end += 1
+    return list(frames[first:end])

@@ -21,7 +21,7 @@ from opencode_async.brokers.broker import Frame
 from opencode_async.brokers.journal import Bell, Entry, Place, decoded, encoded
 from opencode_async.brokers.shared import SharedBroker
 
-KEPT = 4000  # entries of a stream, about
+KEPT, KEPT_SIZE = 4000, 16_000_000  # entries of a stream, and characters of theirs, about
 QUIET = 3.0  # s without a message behind which the connection is tried
 LONGEST = 1 << 20  # bytes of a message
 REFUSED, FOREIGN = "equal or smaller", "WRONGTYPE"
@@ -55,8 +55,11 @@ class RedisJournal:
     async def append(self, entries: Sequence[Entry], news: Collection[str]) -> None:
         pipeline = self._redis.pipeline(transaction=False)
         for entry in entries:
-            place = "-".join(map(str, entry.place))
-            pipeline.xadd(self._key(entry.topic), _fields(entry.frame), id=place, maxlen=KEPT)
+            place, fields = "-".join(map(str, entry.place)), _fields(entry.frame)
+            size = sum(map(len, fields.values()))
+            # As if all were as large: those that are small leave room for more again.
+            most = min(KEPT, KEPT_SIZE // max(size, 1))
+            pipeline.xadd(self._key(entry.topic), fields, id=place, maxlen=most)
         for topic in {entry.topic for entry in entries}:
             pipeline.expire(self._key(topic), self._retention)
         for message in encoded(entries, news, most=LONGEST):

@@ -20,7 +20,10 @@ from opencode_async.brokers.journal import END, Bell, Entry, Journal, Place
 from opencode_async.brokers.log import Log, LogFeed
 from opencode_async.observability.error_reporter import ErrorReporter
 
-WAITING = 10_000  # entries that may wait for the journal; beyond that all of them are dropped
+# What may wait for the journal: entries, and characters of frames; beyond that all is dropped.
+WAITING, WAITING_SIZE = 10_000, 20_000_000
+# A frame of more characters is not carried: followers elsewhere find a gap, and read the row.
+LARGEST = 1_000_000
 AGAIN = 1.0  # s between two attempts at a journal that fails
 SLOW = 10.0  # s that the journal may take
 LAST = 2.0  # s for what still waits when the process ends
@@ -33,6 +36,7 @@ class SharedBroker:
         self._journal = journal
         self._logs: dict[str, list[Log]] = {}
         self._entries: list[Entry] = []
+        self._size = 0  # of the entries' frames
         self._news: dict[str, None] = {}
         self._posted = asyncio.Event()
         self._handing_over = asyncio.Lock()
@@ -80,7 +84,9 @@ class SharedBroker:
             if log.epoch == epoch and not log.published:
                 log.published = True
                 self._leave(topic)
-        self._post([Entry(topic, epoch, frame) for frame in frames])
+        carried = [frame for frame in frames if len(frame.data) <= LARGEST]
+        entries = [Entry(topic, epoch, frame) for frame in carried]
+        self._post(entries, None if len(carried) == len(frames) else topic)
 
     async def end(self, topic: str, epoch: int) -> None:
         logs = self._logs.get(topic, [])
@@ -134,11 +140,12 @@ class SharedBroker:
             self._bell.leave(topic)
 
     def _post(self, entries: Sequence[Entry], news: str | None = None) -> None:
-        if len(self._entries) + len(self._news) > WAITING:
+        if len(self._entries) + len(self._news) > WAITING or self._size > WAITING_SIZE:
             topics = _topics(self._entries) | self._news
-            self._entries.clear()
+            self._entries, self._size = [], 0
             self._news = topics if len(topics) < WAITING // 2 else {}
         self._entries.extend(entries)
+        self._size += sum(len(entry.frame.data) for entry in entries if entry.frame is not None)
         if news is not None:
             self._news[news] = None
         self._posted.set()
@@ -152,7 +159,7 @@ class SharedBroker:
         async with self._handing_over:
             self._posted.clear()
             entries, news = self._entries, self._news
-            self._entries, self._news = [], {}
+            self._entries, self._size, self._news = [], 0, {}
             if not (entries or news):
                 return
             try:

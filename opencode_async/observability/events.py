@@ -319,4 +319,13 @@ class FollowerDropped(Event):
     message_id: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class FollowerStalled(Event):
+    """A browser took nothing for so long that its stream ends; once it reads, it may go on."""
+
+    name: ClassVar[str] = "follower.stalled"
+    of: str
+    id: str
+
+
 EVENTS: tuple[type[Event], ...] = tuple(Event.__subclasses__())

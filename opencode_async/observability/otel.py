@@ -22,6 +22,7 @@ from opencode_async.observability.events import (
     FollowerDropped,
     FollowerJoined,
     FollowerLeft,
+    FollowerStalled,
     StreamConnected,
     StreamOverflowed,
     TurnFinished,
@@ -220,7 +221,7 @@ class Measures:
                 self._followers.add(1, {"opencode.of": event.of})
             case FollowerLeft():
                 self._followers.add(-1, {"opencode.of": event.of})
-            case FollowerDropped():
+            case FollowerDropped() | FollowerStalled():
                 self._drops.add(1, {"opencode.of": "follower"})
             case StreamOverflowed():
                 self._drops.add(1, {"opencode.of": "turn"})

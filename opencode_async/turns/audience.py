@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from opencode_async.artifacts.policy import ArtifactPolicy
-from opencode_async.brokers.broker import EventBroker
+from opencode_async.brokers.broker import EventBroker, conversation_topic
 from opencode_async.database import Sessions, key_of
 from opencode_async.errors import LeaseLost
 from opencode_async.models import MessageT
@@ -22,7 +22,7 @@ from opencode_async.protocol.reply import Reply
 from opencode_async.timings import Timings
 from opencode_async.turns.asks import Decide
 from opencode_async.turns.beside import Besides
-from opencode_async.turns.frames import FramePublisher
+from opencode_async.turns.frames import FramePublisher, wake
 from opencode_async.turns.lease import Lease
 from opencode_async.turns.message import TurnResult, message_json, reply_columns
 from opencode_async.turns.observer import ObserverFeed, ReplyObserver
@@ -77,6 +77,11 @@ class Audience(Generic[MessageT]):
         self._publishing = asyncio.Lock()  # the reply's changes and those of asks, one by one
         self._anew = 0  # how many wait to tell all of it, because no index means anything
         self._disordered = False  # the last of them failed
+
+    async def announce(self) -> None:
+        """Have those who follow the conversation look for the turn: it may be a host's own row."""
+        topic = conversation_topic(self._wiring.name, self._row.conversation_id)
+        await wake(self._wiring.broker, topic, self._wiring.report)
 
     def observe(self) -> None:
         """Begin to tell the host's observer, if there is one, in the context that is now."""

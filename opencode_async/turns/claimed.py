@@ -124,6 +124,7 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
         ):
             self._audience.observe()
             try:
+                await self._audience.announce()
                 ending = await self._ending(tasks)
                 self._telemetry.ended(ending)
                 if self._asking is not None:

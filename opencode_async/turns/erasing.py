@@ -66,6 +66,7 @@ async def erase(
             objects = (await db.scalars(theirs)).all()
         await db.execute(delete(messages).where(messages.conversation_id == conversation_id))
         await db.execute(delete(conversations).where(conversations.id == conversation_id))
+    await turns.tell_followers(conversation_id)
     if policy is not None:
         for each in filter(None, objects):
             try:

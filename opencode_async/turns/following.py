@@ -25,7 +25,12 @@ from opencode_async.brokers.broker import (
 )
 from opencode_async.database import Sessions
 from opencode_async.models import TERMINAL, ConversationT, MessageT
-from opencode_async.observability.events import FollowerDropped, FollowerJoined, FollowerLeft
+from opencode_async.observability.events import (
+    FollowerDropped,
+    FollowerJoined,
+    FollowerLeft,
+    FollowerStalled,
+)
 from opencode_async.observability.instrumentation import Instrumentation
 from opencode_async.protocol.changes import Finished, Snapshot
 from opencode_async.tables import Tables
@@ -33,7 +38,7 @@ from opencode_async.timings import Timings
 from opencode_async.turns.beside import Beside, Besides
 from opencode_async.turns.frames import Cursor, row_frame
 
-# A live log needs no polling; this look is for a publisher that died without a word.
+# Where what happens is heard of nothing is polled; this look is for who died without a word.
 PATIENCE = 15.0
 # A follower that resumes may have been told more quickly than a shared log is filled.
 CATCH_UP = 0.3
@@ -105,6 +110,10 @@ class Following(Generic[ConversationT, MessageT]):
         ):
             async for frames in batches:
                 yield frames
+
+    def stalled(self, key: Any) -> None:
+        """A follower's browser takes nothing any more."""
+        self._instrumentation(FollowerStalled(of="turn", id=str(key)))
 
     async def frames(
         self, key: Any, after: Cursor | None = None, *, whole: bool = False

@@ -18,12 +18,13 @@ from sqlalchemy import func, select
 from opencode_async.brokers.broker import EventBroker, Feed, Frame, conversation_topic
 from opencode_async.database import Sessions, parsed_key
 from opencode_async.models import LIVE, QUEUED, TERMINAL, ConversationT, MessageT
+from opencode_async.observability.events import FollowerStalled
 from opencode_async.observability.instrumentation import Instrumentation
 from opencode_async.protocol.changes import Finished, MessageAdded
 from opencode_async.tables import Tables
 from opencode_async.timings import Timings
 from opencode_async.turns.beside import NOTHING, Beside, Besides
-from opencode_async.turns.following import Batches, Following, follower, next_batch
+from opencode_async.turns.following import PATIENCE, Batches, Following, follower, next_batch
 from opencode_async.turns.frames import Cursor, row_frame
 from opencode_async.turns.queue import busy
 
@@ -102,7 +103,7 @@ class ConversationFollowing(Generic[ConversationT, MessageT]):
                 async for frames in stream.of_those_behind(entries):
                     yield frames
                 if head is None or head.status == QUEUED:
-                    await _sooner(news, self._timings.poll)
+                    await self.news_of(news)
                     continue
                 resumed = after if after and after.message_id == str(head.key) else None
                 after = None
@@ -111,6 +112,10 @@ class ConversationFollowing(Generic[ConversationT, MessageT]):
                     async for frames in batches:
                         yield frames
                 stream.is_over(head)
+
+    def stalled(self, conversation_id: Any) -> None:
+        """A follower's browser takes nothing any more."""
+        self._instrumentation(FollowerStalled(of="conversation", id=str(conversation_id)))
 
     async def entries(self, conversation_id: Any, behind: int) -> list[Entry] | None:
         """The messages behind a position; ``None`` if the conversation is no more."""
@@ -132,10 +137,13 @@ class ConversationFollowing(Generic[ConversationT, MessageT]):
             query = select(self._kind).where(self._kind.id.in_(keys)).order_by(self._kind.position)
             return (await db.scalars(query)).all(), await self._besides.of(db, keys)
 
-    @property
-    def poll(self) -> float:
-        """How often the rows are looked at, in seconds."""
-        return self._timings.poll
+    async def news_of(self, feed: Feed) -> None:
+        """Wait until the rows are to be looked at: there is news, or none may come."""
+        try:
+            async with asyncio.timeout(PATIENCE if feed.heard else self._timings.poll):
+                await feed.batch()
+        except TimeoutError:
+            pass
 
 
 class _Stream:
@@ -198,7 +206,7 @@ class _Stream:
     async def of_the_head(self, turn: Batches, news: Feed) -> AsyncGenerator[Sequence[Frame], None]:
         """The head's frames, and meanwhile those of the turns that wait."""
         coming = asyncio.ensure_future(next_batch(turn))
-        looking = asyncio.ensure_future(_sooner(news, self._following.poll))
+        looking = asyncio.ensure_future(self._following.news_of(news))
         try:
             while True:
                 await asyncio.wait((coming, looking), return_when=asyncio.FIRST_COMPLETED)
@@ -214,7 +222,7 @@ class _Stream:
                     entries = await self._following.entries(self._conversation_id, self.position)
                     async for frames in self.of_those_behind(entries or []):
                         yield frames
-                    looking = asyncio.ensure_future(_sooner(news, self._following.poll))
+                    looking = asyncio.ensure_future(self._following.news_of(news))
         finally:
             for task in (coming, looking):
                 task.cancel()
@@ -225,12 +233,3 @@ class _Stream:
 def _placed(frame: Frame, cursor: str | None) -> Frame:
     """The frame at that place, unless it has one of its own."""
     return frame if cursor is None else Frame(cursor, frame.seq, frame.event, frame.data)
-
-
-async def _sooner(news: Feed, seconds: float) -> None:
-    """Wait for news, at most so many seconds."""
-    try:
-        async with asyncio.timeout(seconds):
-            await news.batch()
-    except TimeoutError:
-        pass

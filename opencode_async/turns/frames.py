@@ -78,6 +78,14 @@ def row_frame(
     return frame_of(kind(message), Cursor.of(row, message["id"]))
 
 
+async def wake(broker: EventBroker, topic: str, report: ErrorReporter) -> None:
+    """Have the followers of a topic look at the rows; that it fails is reported."""
+    try:
+        await broker.publish(topic, 0, [], stored=0)
+    except Exception as error:
+        report(error, severity="warning", context={"during": "publishing", "topic": topic})
+
+
 class FramePublisher:
     """Numbers the frames of one epoch of a turn and hands them to the broker.
 

@@ -29,7 +29,7 @@ from opencode_async.turns.asks import Reply, answer
 from opencode_async.turns.beside import Besides
 from opencode_async.turns.following import Batches, Following
 from opencode_async.turns.following_conversation import ConversationFollowing
-from opencode_async.turns.frames import Cursor, change_of
+from opencode_async.turns.frames import Cursor, change_of, wake
 from opencode_async.turns.lease import mark_lost
 from opencode_async.turns.message import TurnResult
 from opencode_async.turns.posting import OnBusy, Post, insert
@@ -180,7 +180,7 @@ class Turns(Generic[ConversationT, MessageT]):
         if following is not None:
             await self.promoted(following, message_id)
         if ended:
-            await self._wake(turn_topic(self._name, message_id))
+            await wake(self._broker, turn_topic(self._name, message_id), self._report)
             await self._announce(message_id, conversation_id, new=False)  # its host is to be told
         return row
 
@@ -284,6 +284,11 @@ class Turns(Generic[ConversationT, MessageT]):
             except Exception as error:
                 self._report(error, severity="warning", context={"during": "looking for stops"})
 
+    async def tell_followers(self, conversation_id: Any) -> None:
+        """Have those who follow a conversation look at its rows."""
+        topic = conversation_topic(self._name, conversation_id)
+        await wake(self._broker, topic, self._report)
+
     def close(self) -> None:
         """Give up the turns that run here; each releases its lease."""
         self._closed = True
@@ -338,21 +343,13 @@ class Turns(Generic[ConversationT, MessageT]):
             if new:
                 ids = {"message_id": str(key), "conversation_id": str(conversation_id)}
                 self._instrumentation(TurnPosted(**ids, status=place.status))
-            await self._wake(conversation_topic(self._name, conversation_id))
+            await self.tell_followers(conversation_id)
             if place.status != QUEUED:
                 await self.dispatch(key)
             await self._heed_stops()  # the turn it interrupts may run here
         except Exception as error:  # it is stored: recovery finds it
             context = {"during": "dispatching", "message_id": str(key)}
             self._report(error, severity="error", context=context)
-
-    async def _wake(self, topic: str) -> None:
-        """Have the followers of a topic look at the rows."""
-        try:
-            await self._broker.publish(topic, 0, [], stored=0)
-        except Exception as error:
-            context = {"during": "publishing", "topic": topic}
-            self._report(error, severity="warning", context=context)
 
     async def _heed_stops(self) -> None:
         """Stop those turns that run here and whose rows say so."""

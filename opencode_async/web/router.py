@@ -5,6 +5,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, params
@@ -264,7 +265,8 @@ def build_router(
         first = await following.start_of(row.id, cursor)
         batches = following.frames(row.id, cursor, first, whole=shown is not None)
         place = followers.one(row.id, access.by)
-        return FollowerResponse(batches, agent.timings, shown, place)
+        stalled = partial(following.stalled, row.id)
+        return FollowerResponse(batches, agent.timings, shown, place, stalled)
 
     @router.get("/messages/{mid}", response_model=AgentMessage)
     async def get_message(mid: str, access: Caller) -> Response:

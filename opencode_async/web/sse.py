@@ -1,19 +1,23 @@
 """Frames to a browser: the SSE response, its keep-alive, its farewell.
 
-Frames come in batches and leave as one chunk; each is encoded once for all its followers.
+Frames come in batches and leave as one chunk; each is encoded once for all its followers. A slow
+browser has no queue of its own: the log goes on, and it is given a snapshot once it is too far
+behind.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import anyio
 from fastapi import HTTPException, Request, Response
 from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette.sse import SendTimeoutError
 from starlette.types import Receive, Scope, Send
 
 from opencode_async.brokers.broker import Frame
@@ -24,12 +28,19 @@ from opencode_async.web.followers import TooManyFollowers
 from opencode_async.web.problems import translated
 from opencode_async.web.shown import Shown
 
-SEND_TIMEOUT = 30.0  # s a browser has to take a chunk before it is given up
+SEND_TIMEOUT = 30.0  # s a browser has to take a piece before its stream ends
+PIECE = 65_536  # bytes that are sent at once: as many as asyncio's transports buffer
+END = {"type": "http.response.body", "body": b"", "more_body": False}
 PING = ServerSentEvent(comment="ping", sep="\n").encode()
 
 
 class FollowerResponse(EventSourceResponse):
-    """The stream of one follower, while there is a ``place`` for it."""
+    """The stream of one follower, while there is a ``place`` for it.
+
+    A browser that takes nothing for ``SEND_TIMEOUT`` is no fault of the app's: ``stalled`` is
+    called, what the stream held is let go of, and only its end is still to be sent. Once the
+    browser reads, it finds that behind what was on its way, and comes back for the rest.
+    """
 
     def __init__(
         self,
@@ -37,8 +48,10 @@ class FollowerResponse(EventSourceResponse):
         timings: Timings,
         shown: Shown | None,
         place: AbstractContextManager[None],
+        stalled: Callable[[], None],
     ) -> None:
         self._place = place
+        self._stalled = stalled
         farewell = anyio.Event()
         if shown is not None:
             batches = shown.batches(batches)
@@ -53,7 +66,13 @@ class FollowerResponse(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             with self._place:
-                await super().__call__(scope, receive, send)
+                try:
+                    await super().__call__(scope, receive, send)
+                except SendTimeoutError:
+                    self._stalled()
+                    # Until it reads or is gone: the server holds the connection no less if this
+                    # returns, and complains of a response without an end.
+                    await send(END)
         except TooManyFollowers as error:
             await translated(error)(scope, receive, send)
 
@@ -69,7 +88,10 @@ def encoded(frame: Frame) -> bytes:
 async def chunks(
     batches: Batches, farewell: anyio.Event, ping: float
 ) -> AsyncGenerator[bytes, None]:
-    """What is sent: each batch as one chunk, a comment when it is quiet, a farewell at shutdown."""
+    """What is sent: each batch as one chunk, a comment when it is quiet, a farewell at shutdown.
+
+    A large chunk is sent in pieces, so that little of it is held for a browser that is slow.
+    """
     # At once, so that proxies and EventSource know that the stream stands.
     yield retry("connected")
     leaving = asyncio.ensure_future(farewell.wait())
@@ -83,7 +105,9 @@ async def chunks(
                 frames = coming.result()
                 if frames is None:
                     return
-                yield b"".join(map(encoded, frames))
+                chunk = b"".join(map(encoded, frames))
+                for at in range(0, len(chunk), PIECE):
+                    yield chunk[at : at + PIECE]
                 coming = asyncio.ensure_future(next_batch(batches))
             elif leaving in done:
                 yield retry("the server is shutting down")
@@ -128,7 +152,7 @@ async def turn_response(
     if stands.terminal and cursor == stands.cursor:
         return Response(status_code=204)
     batches = following.turn(key, cursor, whole=shown is not None)
-    return FollowerResponse(batches, timings, shown, place)
+    return FollowerResponse(batches, timings, shown, place, partial(following.stalled, key))
 
 
 async def let_go(request: Request) -> None:

@@ -163,6 +163,43 @@ async def test_only_frames_that_the_row_has_are_ever_dropped(
             await feed.batch()
 
 
+def large(first: int, last: int) -> list[Frame]:
+    """Frames of 100 characters."""
+    return [Frame(f"m.1.{seq}", seq, "part.delta", "x" * 100) for seq in range(first, last + 1)]
+
+
+async def test_large_frames_that_the_row_has_are_dropped_sooner(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "RETAINED_SIZE", 1000)
+    async with broker.follow("m", 1, 0) as slow:
+        for last in range(10, 101, 10):
+            await broker.publish("m", 1, large(last - 9, last), stored=last)
+        kept = broker._logs["m"]
+        assert sum(len(frame.data) for frame in kept.frames) == kept.size <= 2000
+        with pytest.raises(CursorExpired):
+            await slow.batch()
+    await broker.publish("m", 1, large(101, 150), stored=100)
+    assert [frame.seq for frame in kept.frames] == list(range(101, 151))
+    huge = Frame("m.1.151", 151, "snapshot", "x" * 10_000)
+    await broker.publish("m", 1, [huge], stored=151)
+    assert kept.frames == [huge]  # the newest stays, or nobody would see that others lack
+    await broker.publish("m", 1, large(152, 152), stored=152)
+    assert kept.size == 100
+    await broker.publish("m", 2, frames(1, 1), stored=0)
+    assert kept.size == len(frame(1).data)
+
+
+async def test_large_frames_come_in_several_batches(
+    broker: MemoryBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log, "BATCH_SIZE", 250)
+    await broker.publish("m", 1, large(1, 7), stored=0)
+    async with broker.follow("m", 1, 1) as feed:
+        assert [await seqs(feed) for _ in range(2)] == [[2, 3, 4], [5, 6, 7]]
+        assert await is_silent(feed)
+
+
 async def test_the_end_wakes_followers_with_an_empty_batch(broker: MemoryBroker) -> None:
     await broker.publish("m", 1, frames(1, 1), stored=0)
     async with broker.follow("m", 1, 1) as waiting, broker.follow("m", 1, 0) as behind:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pytest
 
 from opencode_async.brokers import shared
-from opencode_async.brokers.broker import CursorExpired, Feed
+from opencode_async.brokers.broker import CursorExpired, Feed, Frame
 from opencode_async.brokers.postgres import PostgresBroker
 from opencode_async.brokers.redis import RedisBroker
 from opencode_async.brokers.shared import SharedBroker
@@ -138,6 +138,10 @@ async def test_what_waits_for_a_server_is_bounded(
     for seq in range(1, 1001):
         await brokers.one.publish("m", 1, frames("m", seq, seq), stored=0)
         assert len(brokers.one._entries) <= 101
+    monkeypatch.setattr(shared, "WAITING_SIZE", 10_000)
+    for seq in range(1001, 1101):
+        await brokers.one.publish("m", 1, [Frame("m", seq, "snapshot", "x" * 1000)], stored=0)
+        assert brokers.one._size <= 11_000
 
 
 async def test_following_does_not_wait_for_a_server_that_is_gone(brokers: Shared) -> None:

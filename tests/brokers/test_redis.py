@@ -7,10 +7,11 @@ import asyncio
 import pytest
 from redis.asyncio import Redis
 
-from opencode_async.brokers import redis
+from opencode_async.brokers import redis, shared
+from opencode_async.brokers.broker import Frame
 from opencode_async.brokers.redis import RedisBroker
 from opencode_async.testing import check_event_broker
-from opencode_async.testing.event_brokers import frames, must_expire, must_read
+from opencode_async.testing.event_brokers import frames, must_expire, must_read, must_wake
 from tests.support.hosts import Reports
 from tests.support.valkey import ValkeyServer
 
@@ -42,6 +43,42 @@ async def test_streams_are_bounded_and_expire(
         assert await client.keys("bounded*") == [b"bounded:m"]
         assert await client.xlen("bounded:m") <= 200  # in whole nodes of the stream's
         assert 0 < await client.ttl("bounded:m") <= 60
+    assert reports.errors == []
+
+
+async def test_a_stream_of_large_frames_is_bounded_by_their_size(
+    valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redis, "KEPT_SIZE", 10_000)
+    reports = Reports()
+    async with Redis.from_url(valkey.url) as client:
+        broker = RedisBroker(valkey.url, prefix="large")
+        async with broker.running(reports):
+            told = [Frame(f"m.1.{n}", n, "part.delta", "x" * 1000) for n in range(1, 101)]
+            await broker.publish("m", 1, told, stored=0)
+        assert 1 <= await client.xlen("large:m") <= 20  # in whole nodes of the stream's
+    assert reports.errors == []
+
+
+async def test_a_huge_frame_is_a_gap_elsewhere(
+    valkey: ValkeyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared, "LARGEST", 1000)
+    reports = Reports()
+    one, other = RedisBroker(valkey.url), RedisBroker(valkey.url)
+    async with (
+        one.running(reports),
+        other.running(reports),
+        one.follow("huge", 1, 0) as near,
+        other.follow("huge", 1, 0) as far,
+    ):
+        await one.publish("huge", 1, frames("huge", 1, 1), stored=0)
+        await must_read(far, 1, 1)
+        await one.publish("huge", 1, [Frame("m.1.2", 2, "snapshot", "x" * 1001)], stored=2)
+        await must_wake(far, "a frame that it is not given")
+        await one.publish("huge", 1, frames("huge", 3, 3), stored=2)
+        await must_expire(far)
+        await must_read(near, 1, 3)
     assert reports.errors == []
 
 

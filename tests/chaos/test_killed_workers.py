@@ -98,7 +98,7 @@ async def lost(
         follower = Follower(tasks, app, message.id)
         await follower.begun()
         victim.run(message.id)
-        assert await victim.ends(within=20), point
+        assert await victim.ends(within=60), point
         assert victim.claims(message.id) == [1]
         assert not [line for line in victim.said if "finished" in line]
         assert not victim.complaints

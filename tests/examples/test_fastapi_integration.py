@@ -55,7 +55,9 @@ async def test_a_turn_with_everything_around_it(
                     (permission,) = each.data["message"]["permissions"][-1:] or [None]
                 if permission and permission["status"] == "open":
                     assert permission["metadata"]["command"] == "echo hello from bash"
-                    assert await board(http, conversation) == "using bash"
+                    async with asyncio.timeout(10):
+                        while await board(http, conversation) != "using bash":
+                            pass  # the observer is told off the turn's path
                     path = f"/agent/messages/{message}/permissions/{permission['id']}"
                     answered = await http.post(path, json={"reply": "once"})
                     assert answered.status_code == 204, answered.text
@@ -67,7 +69,7 @@ async def test_a_turn_with_everything_around_it(
         assert "hello from bash" in tools[1]["output"]
         async with asyncio.timeout(10):
             while await board(http, conversation) is not None:
-                pass  # the observer is told off the turn's path
+                pass
 
         path = f"/projects/{conversation}/report"
         day = {"day": f"SCRIPT:text {uuid4()}"}

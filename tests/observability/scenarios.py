@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import update
+from starlette.requests import Request
 
 from opencode_async import (
     ArtifactPolicy,
@@ -233,6 +234,21 @@ async def one_whose_follower_is_slow(stage: Stage) -> None:
         assert "snapshot" in heard[heard.index("part.delta") :]
 
 
+async def one_whose_browser_takes_nothing(stage: Stage) -> None:
+    stage.patch.setattr("opencode_async.web.sse.SEND_TIMEOUT", 0.1)
+    scope = {"type": "http", "method": "GET", "headers": [], "query_string": b""}
+    for_ever: Any = asyncio.Event().wait
+
+    async def send(message: Any) -> None:
+        if b"data" in message.get("body", b""):
+            await for_ever()
+
+    async with stage.app() as app:
+        message = await app.agent.turns.start(await app.conversation(), PLAIN)
+        response = await app.agent.sse(message.id, Request(scope))
+        await response(scope, for_ever, send)
+
+
 async def one_of_a_conversation_that_is_followed(stage: Stage) -> None:
     async with stage.app() as app:
         conversation = await app.conversation()
@@ -266,5 +282,6 @@ SCENARIOS: dict[Scenario, set[str]] = {  # with what is told, among others
     one_whose_stream_is_cut: ANSWERED | {"stream.broken", "stream.connected"},
     one_that_is_told_more_than_it_can_take: EVERY_TURN | {"stream.overflowed"},
     one_whose_follower_is_slow: ANSWERED | {"follower.dropped"},
+    one_whose_browser_takes_nothing: {"follower.joined", "follower.stalled", "follower.left"},
     one_of_a_conversation_that_is_followed: ANSWERED | {"follower.joined", "follower.left"},
 }

@@ -34,10 +34,11 @@ from opencode_async import (
 from opencode_async.database_time import database_time
 from opencode_async.models import ConversationT, MessageT
 from opencode_async.observability.error_reporter import Severity
+from tests.support.fast import FAST
 from tests.support.inline_sqlite import inline_connection
 
 # Short enough for tests to see what happens at their end, long enough for a busy machine.
-QUICK = Timings(lease=3.0, accept=8.0, reconnect=1.5, look=3.0, settle=0.5, stop=3.0, snapshot=0.1)
+QUICK = Timings(lease=9.0, accept=8.0, reconnect=1.5, look=3.0, settle=0.5, stop=3.0, snapshot=0.1)
 Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only INTEGER keys
 
 
@@ -213,7 +214,7 @@ async def host(
     expire_on_commit: bool = False,
     pool_size: int = 10,
     application: str | None = None,
-    inline: bool = False,
+    inline: bool = FAST,
     **options: Any,
 ) -> AsyncIterator[Host[Any, Any]]:
     """An app on that database with an agent on that server; ``old`` has the older tables.
@@ -222,7 +223,7 @@ async def host(
     turns produce are kept.
 
     ``application`` is what PostgreSQL calls its connections. With ``inline`` SQLite has one, and no
-    thread for it.
+    thread for it: not where a test needs two at once.
     """
     base: type[DeclarativeBase] = OldBase if old else Base
     kinds = (Thread, Entry, Request, Attachment) if old else (Conversation, Message, Ask, File)

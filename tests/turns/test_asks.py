@@ -204,8 +204,8 @@ async def test_of_twenty_answers_at_once_one_is_taken(
     database_url: str, opencode: ScriptedServer
 ) -> None:
     async with (
-        an_app(database_url, opencode) as app,
-        an_app(database_url, opencode, dispatch=nowhere) as other,
+        an_app(database_url, opencode, inline=False) as app,
+        an_app(database_url, opencode, dispatch=nowhere, inline=False) as other,
         a_turn(app, BASH) as turn,
     ):
         (ask,) = await turn.asks()

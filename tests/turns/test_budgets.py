@@ -304,7 +304,7 @@ async def test_a_stream_without_a_database_has_a_budget_too(opencode: ScriptedSe
             last = [change async for change in changes][-1]
     assert isinstance(last, Finished)
     assert last.message["error"]["code"] == "budget"
-    assert 0.001 < last.message["cost"] <= 14 * STEP
+    assert 0.001 < last.message["cost"] <= 20 * STEP  # of fifty steps; a busy reader is told late
 
 
 async def test_who_waits_for_a_slow_hook_can_be_stopped(

@@ -224,7 +224,9 @@ async def test_one_that_fails_after_a_takeover_ends_the_turn_with_its_partial_te
 async def test_erasing_erases_the_rows_whatever_it_says(
     database_url: str, opencode: ScriptedServer
 ) -> None:
-    async with host(database_url, opencode, client_for=always(LookupError(SECRET))) as app:
+    async with host(
+        database_url, opencode, client_for=always(LookupError(SECRET)), inline=False
+    ) as app:
         row = await run(app)
         await app.agent.erase(row.conversation_id)
         async with app.sessions() as db:

@@ -76,10 +76,12 @@ async def test_a_handler_a_background_task_and_the_router_give_the_same_row(
         @web.post("/background/{conversation}")
         async def background(conversation: str, tasks: BackgroundTasks) -> None:
             async def work() -> None:
-                async with app.sessions() as db:
-                    key = tables.conversation.id.type.python_type(conversation)
-                    await answer("background", db, key)
-                done.set()
+                try:
+                    async with app.sessions() as db:
+                        key = tables.conversation.id.type.python_type(conversation)
+                        await answer("background", db, key)
+                finally:
+                    done.set()
 
             tasks.add_task(work)
 
@@ -160,7 +162,7 @@ async def test_a_terminal_row_gives_its_stored_result_at_once(
 async def test_a_row_without_prompt_needs_a_text_and_is_ended_by_a_cancel(
     database_url: str, opencode: ScriptedServer
 ) -> None:
-    async with host(database_url, opencode) as app, app.sessions() as db:
+    async with host(database_url, opencode, inline=False) as app, app.sessions() as db:
         message = await assistant(app, db, await app.conversation())
         with pytest.raises(UsageError, match="give Turn a text"):
             await app.agent.turn(db, message)

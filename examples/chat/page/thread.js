@@ -1,8 +1,9 @@
 // One open conversation: its rows are read, its events are followed.
 import { $, scroller, withdraw } from "./dom.js";
+import { Events } from "./events.js";
 import { changed, say, setTitle } from "./frame.js";
 import { AGENT, call, PAGE } from "./server.js";
-import { EVENTS, LIVE, reduce } from "./state.js";
+import { LIVE, reduce } from "./state.js";
 import { announce, Transcript } from "./transcript.js";
 
 /** The messages of a conversation, kept up to date by one event stream. */
@@ -17,13 +18,12 @@ export class Thread {
     this.around = around;
     this.transcript = new Transcript(this.messages, (row) => this.absorb(row), around.onRetry);
     this.sync();
-    this.#connect();
+    this.events = this.#follow();
   }
 
   close() {
     this.closed = true;
-    this.source?.close();
-    clearTimeout(this.timer);
+    this.events.close();
   }
 
   get empty() {
@@ -42,21 +42,18 @@ export class Thread {
     return this.live.filter((message) => message.status === "queued");
   }
 
-  #connect() {
-    this.source = new EventSource(`${AGENT}${this.path}/events`);
-    this.source.onopen = () => {
-      $("reconnecting").hidden = true;
-      this.sync();        // what happened before this stream began
-    };
-    this.source.onerror = () => {
-      $("reconnecting").hidden = false;
-      if (this.source.readyState !== EventSource.CLOSED) return;    // it comes back by itself
-      this.timer = setTimeout(() => this.#connect(), 3000);         // that answer was no stream
-      this.sync();                                                  // and this says why
-    };
-    for (const event of EVENTS) {
-      this.source.addEventListener(event, ({ data }) => this.#receive(event, JSON.parse(data)));
-    }
+  #follow() {
+    return new Events(`${AGENT}${this.path}/events`, {
+      open: () => {
+        $("reconnecting").hidden = true;
+        this.sync();        // what happened before this stream began
+      },
+      error: (refused) => {
+        $("reconnecting").hidden = false;
+        if (refused) this.sync();        // which says why
+      },
+      event: (name, data) => this.#receive(name, data),
+    });
   }
 
   /** Read the rows: to begin with, after each (re)connection, and when their order may have changed. */
