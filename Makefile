@@ -7,10 +7,11 @@ VERSIONS ?= 1.15.13 1.17.19
 OLDER = $(VERSIONS:%=.node/versions/%/installed)
 PIP = .venv/bin/pip --quiet --disable-pip-version-check
 
-.PHONY: help demo test fast chaos random versions check format lock .node
+.PHONY: help demo scaled test fast chaos random versions check format lock .node
 
 help:
 	@echo "make demo     a chat in the browser, on http://127.0.0.1:$(PORT) (PORT=8000)"
+	@echo "make scaled   the same chat on two web processes, two workers, a job queue and a bucket"
 	@echo "make test     all tests; ARGS='-k name' for some, STRICT=1 to let none be skipped,"
 	@echo "              PROCESSES=0 for one after the other, what they print with -s included"
 	@echo "make fast     the tests of turns in a minute: on an Impostor, on SQLite"
@@ -23,6 +24,9 @@ help:
 
 demo: .venv/installed .node
 	exec env PORT=$(PORT) .venv/bin/python -m examples.chat.demo
+
+scaled: .venv/installed .node
+	exec env PORT=$(PORT) .venv/bin/python -m examples.scaled
 
 # By file, for what tests of one share: two of everything, for they wait more than they compute.
 test: .venv/installed .node

@@ -9,6 +9,7 @@ from pathlib import Path
 from opencode_async import Server
 from opencode_async.testing import Impostor, scripted_server
 from opencode_async.testing.impostor import RealClock
+from opencode_async.testing.impostor.serving import serving
 
 BINARY = ".node/node_modules/.bin/opencode"  # where `make demo` installs it
 
@@ -28,5 +29,5 @@ async def a_server(folder: Path) -> AsyncIterator[Server]:
     else:
         workspace = folder / "workspace"
         workspace.mkdir(parents=True, exist_ok=True)
-        async with Impostor(workspace, clock=RealClock()) as impostor:
-            yield impostor.server
+        async with Impostor(workspace, clock=RealClock()) as impostor, serving(impostor) as server:
+            yield server

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import inspect
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -42,7 +44,7 @@ def test_each_block_is_run_by_a_test() -> None:
     assert set(PYTHON) == {
         *("quickstart", "turn", "turns", "settings", "asks", "tenants"),
         *("show", "display", "script", "testing", "impostor", "deleting", "errors", "files"),
-        *("structlog", "sentry", "otel", "postgres_broker", "redis_broker"),
+        *("structlog", "sentry", "otel", "postgres_broker", "redis_broker", "taskiq"),
     }
     languages = [language for language, _ in blocks()]
     assert languages.count("python") == len(PYTHON)
@@ -138,6 +140,32 @@ async def test_the_blocks_for_several_processes_run(
         message = await agent.turns.start(conversation.id, "SCRIPT:text Hello.")
         async with agent.turns.follow(message.id) as changes:
             assert [change.event async for change in changes][-1] == "finished"
+    await names["engine"].dispose()
+
+
+async def test_the_block_for_a_job_queue_runs(
+    postgres_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    impostor = Impostor(tmp_path)
+    names = quickstart(postgres_database, impostor.server)
+    # taskiq looks for the module that a task is of.
+    monkeypatch.setitem(sys.modules, names["__name__"], ModuleType(names["__name__"]))
+    await create_tables(names)
+    await execute(PYTHON["taskiq"].replace(SERVER, "server"), names)
+    async with impostor, names["agent"] as agent, agent.sessionmaker() as db:
+        conversation = names["Conversation"](user_id=1)
+        db.add(conversation)
+        await db.commit()
+        for _ in range(2):
+            message = await agent.turns.start(
+                conversation.id, "SCRIPT:text Hello.", idempotency_key="once"
+            )
+            await names["answer"].kiq(str(message.id))  # delivered again
+        await names["queue"].wait_all()
+        row = await db.get_one(names["Message"], message.id)
+        assert (row.status, row.content) == ("completed", "Hello.")
+        assert len(impostor.requests) == 1
+    await names["queue"].shutdown()
     await names["engine"].dispose()
 
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import signal
 import sys
-from asyncio.subprocess import PIPE, STDOUT, Process
+from asyncio.subprocess import PIPE, STDOUT
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,17 +18,20 @@ from examples.server import BINARY
 from opencode_async.client.local_server import free_port
 from opencode_async.testing import ScriptedServer
 from tests.support.examples import environment, uvicorn
-from tests.support.parts import REPOSITORY, skip_without
+from tests.support.made import made
+from tests.support.parts import REPOSITORY
 from tests.support.readme import DATABASE, PYTHON, SERVER, command, commands
 from tests.support.serving import Sse, listening
 
 NOT_RUN = {
     "make test": "it is the run that this test is part of",
 }
-ELSEWHERE = {'pip install ".[sqlite]" uvicorn': "tests/test_wheel.py"}
+ELSEWHERE = {
+    'pip install ".[sqlite]" uvicorn': "tests/test_wheel.py",
+    "make scaled": "tests/examples/test_scaled.py",
+}
 OWN_SERVER = "OPENCODE_BASE_URL=http://127.0.0.1:4096 OPENCODE_SERVER_PASSWORD=secret make demo"
 OPERATING = {"doctor", "turns ls", "turns show", "turns cancel", "turns recover", "tail"}
-TO_STOP = 15.0  # s for the demo and its OpenCode server
 
 
 def test_each_command_is_run_by_a_test_or_there_is_a_reason() -> None:
@@ -43,54 +45,12 @@ def test_each_command_is_run_by_a_test_or_there_is_a_reason() -> None:
 @asynccontextmanager
 async def demo(typed: str, folder: Path, **variables: str) -> AsyncIterator[tuple[str, str]]:
     """Type it where everything is set up; what it says when it is there, and where its chat is."""
-    if shutil.which("make") is None:
-        skip_without("make", "`apt-get install make`")
     port = str(free_port())
-    process = await asyncio.create_subprocess_shell(
-        typed,
-        cwd=set_up(folder),
-        env=environment(None, PORT=port, **variables),
-        stdout=PIPE,
-        stderr=STDOUT,
-        start_new_session=True,
-    )
-    assert process.stdout is not None
-    try:
+    async with made(typed, folder, PORT=port, **variables) as output:
         said = b""
-        while b"Chat" not in said and (line := await process.stdout.readline()):
+        while b"Chat" not in said and (line := await output.readline()):
             said = line  # before that, make says what it runs
         yield said.decode(), f"http://127.0.0.1:{port}"
-    finally:
-        rest = await stopped(process)
-    assert "Traceback" not in rest, rest
-
-
-def set_up(folder: Path) -> Path:
-    """A clone as `make` leaves it, with rows of its own: nothing is installed, or taken away."""
-    for name in ("Makefile", "examples", "opencode_async", "pyproject.toml", "requirements.lock"):
-        (folder / name).symlink_to(REPOSITORY / name)
-    python = folder / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')
-    python.chmod(0o755)
-    (folder / ".venv" / "installed").touch()
-    (folder / ".node").mkdir()
-    for each in (REPOSITORY / ".node").glob("*"):
-        (folder / ".node" / each.name).symlink_to(each)
-    return folder
-
-
-async def stopped(process: Process) -> str:
-    """What else it says until it has ended, all that it started included."""
-    if process.returncode is None:
-        os.killpg(process.pid, signal.SIGTERM)
-    try:
-        async with asyncio.timeout(TO_STOP):
-            rest, _ = await process.communicate()
-    except TimeoutError:
-        os.killpg(process.pid, signal.SIGKILL)
-        raise
-    return rest.decode()
 
 
 async def chats(url: str) -> str:

@@ -5,32 +5,25 @@ uvicorn --factory examples.chat.app:create_app      with OPENCODE_BASE_URL in th
 
 import os
 import secrets
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
-from uuid import UUID, uuid4
 
 from fastapi import Cookie, FastAPI, HTTPException
 from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
-from sqlalchemy import ForeignKey
 from sqlalchemy.ext.asyncio import async_sessionmaker
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from examples.chat.models import TABLES, Base, Conversation, Message
 from examples.chat.storage import create_engine, create_store
 from opencode_async import (
     Access,
-    ArtifactMixin,
     ArtifactPolicy,
     ArtifactStore,
-    AskMixin,
-    ConversationMixin,
-    MessageMixin,
     Opencode,
     Permissions,
     Server,
-    Tables,
     TurnSettings,
 )
 
@@ -39,36 +32,6 @@ YEAR = 365 * 24 * 3600
 REVALIDATED = {"Cache-Control": "no-cache"}  # so that no two versions of the page's files meet
 # What the agent may do unasked is OpenCode's default, but for this.
 CAREFUL = Permissions().ask("edit")
-
-
-class Base(DeclarativeBase):
-    pass
-
-
-class Conversation(ConversationMixin, Base):
-    __tablename__ = "conversations"
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    visitor: Mapped[str] = mapped_column(index=True)
-
-
-class Message(MessageMixin, Base):
-    __tablename__ = "messages"
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    conversation_id: Mapped[UUID] = mapped_column(
-        ForeignKey("conversations.id", ondelete="CASCADE")
-    )
-
-
-class File(ArtifactMixin, Base):
-    __tablename__ = "files"
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    message_id: Mapped[UUID] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"))
-
-
-class Ask(AskMixin, Base):
-    __tablename__ = "asks"
-    id: Mapped[UUID] = mapped_column(primary_key=True, default=uuid4)
-    message_id: Mapped[UUID] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"))
 
 
 def mine(visitor: Annotated[str | None, Cookie()] = None) -> Access:
@@ -87,35 +50,12 @@ class PageFiles(StaticFiles):
         return response
 
 
-def create_app(
-    server: Server | None = None,
-    database_url: str | None = None,
+def chat(
+    agent: Opencode[Conversation, Message],
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]],
     suggestions: Sequence[str] = (),
-    permissions: Permissions = CAREFUL,
-    store: ArtifactStore | None = None,
 ) -> FastAPI:
-    """The chat, in front of the given OpenCode server or the one the environment names."""
-    engine = create_engine(database_url or os.environ.get("DATABASE_URL"))
-
-    async def settings_for(conversation: Conversation) -> TurnSettings:
-        return TurnSettings(permissions=permissions)
-
-    agent = Opencode(
-        server or Server.from_env(),
-        async_sessionmaker(engine),
-        Tables(Conversation, Message, artifact=File, ask=Ask),
-        settings_for=settings_for,
-        artifacts=ArtifactPolicy(store or create_store()),
-    )
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with engine.begin() as connection:
-            await connection.run_sync(Base.metadata.create_all)
-        async with agent:
-            yield
-        await engine.dispose()
-
+    """The page and the routes of a chat with the agent, which the lifespan is to start."""
     app = FastAPI(title="Chat", lifespan=lifespan)
     app.include_router(agent.router(access=mine), prefix="/agent")
     app.mount("/page", PageFiles(directory=PAGE))
@@ -134,3 +74,35 @@ def create_app(
         return list(suggestions)
 
     return app
+
+
+def create_app(
+    server: Server | None = None,
+    database_url: str | None = None,
+    suggestions: Sequence[str] = (),
+    permissions: Permissions = CAREFUL,
+    store: ArtifactStore | None = None,
+) -> FastAPI:
+    """The chat, in front of the given OpenCode server or the one the environment names."""
+    engine = create_engine(database_url or os.environ.get("DATABASE_URL"))
+
+    async def settings_for(conversation: Conversation) -> TurnSettings:
+        return TurnSettings(permissions=permissions)
+
+    agent = Opencode(
+        server or Server.from_env(),
+        async_sessionmaker(engine),
+        TABLES,
+        settings_for=settings_for,
+        artifacts=ArtifactPolicy(store or create_store()),
+    )
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with engine.begin() as connection:
+            await connection.run_sync(Base.metadata.create_all)
+        async with agent:
+            yield
+        await engine.dispose()
+
+    return chat(agent, lifespan, suggestions)

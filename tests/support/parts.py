@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+
+from examples.scaled.parts.missing import Missing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -18,6 +22,15 @@ def skip_without(part: str, remedy: str) -> NoReturn:
     if os.environ.get("STRICT") == "1":
         pytest.fail(reason, pytrace=False)
     pytest.skip(reason)
+
+
+@contextmanager
+def skipped_where_missing() -> Iterator[None]:
+    """The same for what starts in the block and says itself what is missing."""
+    try:
+        yield
+    except Missing as missing:
+        skip_without(missing.part, missing.remedy)
 
 
 def opencode_executable() -> Path | None:
