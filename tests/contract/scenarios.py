@@ -380,6 +380,27 @@ async def deleted(w: Witness) -> None:
     await w.ask("GET", f"/session/{session}/message")
 
 
+async def listed(w: Witness) -> None:
+    first, second, third = [await w.session(metadata={"number": str(n)}) for n in range(3)]
+    await w.ask("PATCH", f"/session/{third}", {"time": {"archived": 1_800_000_000_000}})
+    await w.sessions(limit=2)
+    older = await w.sessions(limit=2, archived="true")
+    assert older is not None
+    await w.sessions(limit=1, cursor=older, roots="true")
+    for session in (first, second, third):
+        await w.ask("DELETE", f"/session/{session}")
+
+
+async def disposed(w: Witness) -> None:
+    session = await w.session()
+    await w.prompt(session, "SCRIPT:hang Half of it.")
+    await w.until(lambda e: e["properties"].get("delta") == "Half of it.")
+    await w.ask("POST", "/instance/dispose")
+    await w.over.wait()
+    await w.ask("GET", "/session/status")
+    await w.truth(session)
+
+
 async def deleted_in_turn(w: Witness) -> None:
     session = await w.session()
     await w.prompt(session, "SCRIPT:hang Half of it.")
@@ -488,6 +509,8 @@ SCENARIOS: dict[str, Scenario] = {
         pages,
         deleted,
         deleted_in_turn,
+        listed,
+        disposed,
         formatted,
         places,
         other_directory,
