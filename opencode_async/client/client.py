@@ -200,7 +200,7 @@ class OpencodeClient:
     async def end_session(self, session_id: str) -> None:
         """Stop what a session does, its subagents first, and delete it; a gone one is no error.
 
-        In this order: the turn of a deleted session goes on until it fails on the server's database.
+        In this order, for the turn of a deleted session goes on until it fails on the database.
         """
         await self.abort_tree(session_id)
         await self.delete_session(session_id)

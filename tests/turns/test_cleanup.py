@@ -1,4 +1,4 @@
-"""Retention: what is old goes with all that there is of it, what crashes left goes, nothing else."""
+"""Retention: what is old goes with all there is of it, and what crashes left; nothing else does."""
 
 from __future__ import annotations
 
