@@ -2,6 +2,7 @@ PYTHON ?= python3
 PORT ?= 8000
 OPENCODE_VERSION = 1.18.33
 OPENCODE = .node/$(OPENCODE_VERSION)
+PROCESSES ?= 2
 VERSIONS ?= 1.15.13 1.17.19
 OLDER = $(VERSIONS:%=.node/versions/%/installed)
 PIP = .venv/bin/pip --quiet --disable-pip-version-check
@@ -10,7 +11,8 @@ PIP = .venv/bin/pip --quiet --disable-pip-version-check
 
 help:
 	@echo "make demo     a chat in the browser, on http://127.0.0.1:$(PORT) (PORT=8000)"
-	@echo "make test     all tests; ARGS='-k name' for some, STRICT=1 to let none be skipped"
+	@echo "make test     all tests; ARGS='-k name' for some, STRICT=1 to let none be skipped,"
+	@echo "              PROCESSES=0 for one after the other, what they print with -s included"
 	@echo "make fast     the tests of turns in a minute: on an Impostor, on SQLite"
 	@echo "make chaos    everything broken everywhere, half an hour; make test breaks a sample"
 	@echo "make random   10,000 turns with random events, half an hour; make test has a sample"
@@ -22,10 +24,10 @@ help:
 demo: .venv/installed .node
 	exec env PORT=$(PORT) .venv/bin/python -m examples.chat.demo
 
+# By file, for what tests of one share: two of everything, for they wait more than they compute.
 test: .venv/installed .node
-	.venv/bin/pytest $(ARGS)
+	.venv/bin/pytest -n $(PROCESSES) --dist loadfile $(ARGS)
 
-# More processes than most machines have processors: tests also wait.
 fast: .venv/installed
 	FAST=1 .venv/bin/pytest tests/turns -m "not slow" -n 3 --dist loadscope \
 		-p no:hypothesispytest $(ARGS)

@@ -26,9 +26,10 @@ from opencode_async.protocol.wire import Malformed, loads, optional_text
 
 Read = TypeVar("Read")
 
-# A busy server answers in 10-700 ms (OpenCode 1.18.33, measured); its first use of a directory
-# takes seconds. One that is starting may never answer what it is asked too early.
-REST_TIMEOUT = httpx.Timeout(30.0, connect=5.0, read=15.0)
+# A busy server answers in 10-700 ms, 200 prompts at once within half a minute or, where others need
+# the processors, more (OpenCode 1.18.33, measured); its first use of a directory takes seconds. One
+# that is starting may never answer what it is asked too early.
+REST_TIMEOUT = httpx.Timeout(30.0, connect=10.0, pool=60.0)
 # The server sends a heartbeat every 10 s: two missing ones mean that the connection is dead.
 HEARTBEAT_TIMEOUT = 25.0
 # One stream per directory, and as many requests at once as turns may start or end together.

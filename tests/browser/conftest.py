@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, Page, async_playwright
 
 from examples.chat.app import CAREFUL, create_app
@@ -17,7 +18,7 @@ def permissions() -> Permissions:
     return CAREFUL
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def url(opencode: Server, tmp_path: Path, permissions: Permissions) -> AsyncIterator[str]:
     """Where the example chat is served."""
     database_url = f"sqlite+aiosqlite:///{tmp_path}/chat.db"
@@ -27,9 +28,9 @@ async def url(opencode: Server, tmp_path: Path, permissions: Permissions) -> Asy
         yield str(client.base_url)
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser(chromium: Path) -> AsyncIterator[Browser]:
-    """A headless Chromium."""
+    """A headless Chromium, and the event loop it belongs to: to start one takes a second."""
     async with async_playwright() as playwright:
         # As root, which test machines are, Chromium does not start with its sandbox.
         browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
@@ -37,7 +38,7 @@ async def browser(chromium: Path) -> AsyncIterator[Browser]:
         await browser.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def page(browser: Browser, url: str) -> AsyncIterator[Page]:
     """The chat, opened by a new visitor; no test may leave an error in the console."""
     complaints: list[str] = []

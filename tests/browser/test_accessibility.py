@@ -3,9 +3,12 @@
 from importlib.resources import files
 from typing import Any, Literal
 
+import pytest
 from playwright.async_api import Locator, Page, ViewportSize, expect
 
 from tests.browser.chat import ask, has_ended, say
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 AXE = files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8")
 TAGS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]

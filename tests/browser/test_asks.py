@@ -15,6 +15,8 @@ from tests.browser.chat import ask, has_ended, press, tab_to
 from tests.browser.test_accessibility import PHONE, SCREEN, findings, nothing
 from tests.browser.test_keyboard import tour
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 HIGH: tuple[ViewportSize, ViewportSize] = (
     {**SCREEN, "height": 3000},
     {**PHONE, "height": 3000},

@@ -10,6 +10,8 @@ from opencode_async import Permissions, ToolPart
 from opencode_async.protocol.tool_display import with_display
 from tests.browser.chat import ask, has_ended
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 SLOW = 'SCRIPT:slow {"n": 30, "delay": 0.2}'
 TICKS = " ".join(f"tick{i}" for i in range(30))
 

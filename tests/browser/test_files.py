@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import (
     Browser,
     FileChooser,
@@ -24,6 +25,8 @@ from tests.browser.chat import answer_to, ask, has_ended, press, tab_to
 from tests.browser.test_accessibility import PHONE, SCREEN, findings, nothing
 from tests.browser.test_keyboard import tour
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 HOSTILE = "<img src=x onerror=alert(1)>.txt"
 NOTES: FilePayload = {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"Not much.\n"}
 TABLE: FilePayload = {"name": "a table.csv", "mimeType": "text/csv", "buffer": b"a,b\n" * 3000}
@@ -39,7 +42,7 @@ COME_BY = """([kind, files]) => {
 free = pytest.mark.parametrize("permissions", [Permissions()])
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def calm_page(browser: Browser, url: str) -> AsyncIterator[Page]:
     """The chat in a browser whose console may tell of requests that failed."""
     async with await browser.new_context() as context:

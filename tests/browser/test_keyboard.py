@@ -6,6 +6,8 @@ from playwright.async_api import Page, expect
 from opencode_async import Permissions
 from tests.browser.chat import answer_to, ask, has_ended, press, say, tab_to
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 HANG = "SCRIPT:hang Words, and then none for a while."
 NAME = """() => {
   const { id, dataset, localName } = document.activeElement;

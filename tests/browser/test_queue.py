@@ -2,11 +2,14 @@
 
 import asyncio
 
+import pytest
 from playwright.async_api import Browser, Locator, Page, Route, expect
 
 from opencode_async import Server
 from tests.browser.chat import answer_to, ask, has_ended, press, say, tab_to
 from tests.support.proxy import Proxy
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HANG = "SCRIPT:hang Half of it."
 FIRST, SECOND, URGENT = "SCRIPT:text First.", "SCRIPT:text Second.", "SCRIPT:text Urgent."

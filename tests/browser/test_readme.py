@@ -6,11 +6,14 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any
 
+import pytest
 from playwright.async_api import Browser, ConsoleMessage, Error, Route
 
 from opencode_async.testing import ScriptedServer
 from tests.support.readme import blocks, quickstart
 from tests.support.serving import serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def test_a_browser_is_told_of_a_turn_as_it_happens(

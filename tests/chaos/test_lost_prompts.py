@@ -18,7 +18,7 @@ from tests.support.relay import Fault, Relay
 from tests.support.replay import assert_replay_is
 from tests.turns.ended import messages_of, run
 
-TIMINGS = replace(QUICK, accept=1.5)  # a POST may take two thirds of the lease: 2 s
+TIMINGS = replace(QUICK, lease=3.0, accept=1.5)  # a POST may take two thirds of the lease: 2 s
 FAULTS: dict[str, Sequence[Fault]] = {
     "answered late": [relay.answered_late],
     "arriving late": [relay.arriving_late],

@@ -131,15 +131,17 @@ async def test_cancelling_stops_the_agent(client: OpencodeClient) -> None:
 
 async def test_a_reader_that_takes_its_time_loses_nothing(client: OpencodeClient) -> None:
     session_id = await client.create_session(title="A script's")
-    text = ""
+    heard = []
     async with client.stream(session_id, "SCRIPT:long 3000") as changes:
         async for change in changes:
+            heard.append(change)
             if isinstance(change, PartDelta):
-                text += change.delta
                 await client.version()
-            if isinstance(change, Finished):
-                break
-    assert text == "".join(f"w{i:06d} " for i in range(3000))
+    state, finished = replay([start(), *heard])
+    assert finished is not None
+    assert (finished["status"], finished["error"]) == ("completed", None)
+    (part,) = state["parts"]
+    assert part["content"] == "".join(f"w{i:06d} " for i in range(3000))
 
 
 async def test_what_goes_wrong_is_raised(client: OpencodeClient) -> None:

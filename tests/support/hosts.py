@@ -37,7 +37,7 @@ from opencode_async.observability.error_reporter import Severity
 from tests.support.inline_sqlite import inline_connection
 
 # Short enough for tests to see what happens at their end, long enough for a busy machine.
-QUICK = Timings(lease=3.0, accept=8.0, reconnect=1.5, look=3.0, settle=0.5, stop=3.0, snapshot=0.1)
+QUICK = Timings(lease=9.0, accept=8.0, reconnect=1.5, look=3.0, settle=0.5, stop=3.0, snapshot=0.1)
 Key = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only INTEGER keys
 
 

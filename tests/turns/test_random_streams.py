@@ -84,7 +84,8 @@ def figures() -> Iterator[Figures]:
     print(found)
     assert found.late <= found.endings.total() / 2
     if found.endings.total() == SEQUENCES:
-        assert {*FAULTS} <= found.done.keys()
+        # Few turns have events of a subagent that could be taken for another's.
+        assert {*FAULTS} - found.done.keys() <= ({"rehome"} if SEQUENCES < LOT else set())
 
 
 async def tampered(

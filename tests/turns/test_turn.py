@@ -76,10 +76,12 @@ async def test_a_handler_a_background_task_and_the_router_give_the_same_row(
         @web.post("/background/{conversation}")
         async def background(conversation: str, tasks: BackgroundTasks) -> None:
             async def work() -> None:
-                async with app.sessions() as db:
-                    key = tables.conversation.id.type.python_type(conversation)
-                    await answer("background", db, key)
-                done.set()
+                try:
+                    async with app.sessions() as db:
+                        key = tables.conversation.id.type.python_type(conversation)
+                        await answer("background", db, key)
+                finally:
+                    done.set()
 
             tasks.add_task(work)
 
