@@ -59,7 +59,7 @@ class Witness:
         response = await self._http.get("/experimental/session", params=params)
         older: str | None = response.headers.get("X-Next-Cursor")
         self.rows.append((f"sessions {sorted(query)}", response.status_code, response.json()))
-        self.rows.append(("older", older is not None))
+        self.rows.append(("older", older is not None, None))
         return older
 
     async def session(self, *rules: tuple[str, str, str], **body: Any) -> str:
