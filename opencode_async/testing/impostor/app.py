@@ -212,6 +212,7 @@ class Routes:
     async def patch(self, request: Request) -> Response:
         info, body = self._store.session(request.path_params["session_id"]), await request.json()
         info |= {key: body[key] for key in ("title", "metadata") if key in body}
+        info["time"] |= body.get("time", {})
         if "permission" in body:
             info["permission"] = [*info.get("permission", ()), *body["permission"]]
         self._impostor.life.put_session(info)
