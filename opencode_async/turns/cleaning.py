@@ -111,11 +111,10 @@ class Cleanup(Generic[ConversationT, MessageT]):
             async with aclosing(client.sessions()) as pages:
                 async for page in pages:
                     for session_id in await self._orphans(page):
-                        await client.end_session(session_id)
-                        self._emptied.add(client)
-                        yield Removed("session", session_id)
+                        if await self._ended(session_id, client):
+                            yield Removed("session", session_id)
         except OpencodeError as error:
-            self._eraser.failed(error, "removing orphaned sessions", server=client.server.url)
+            self._eraser.failed(error, "looking for orphaned sessions", server=client.server.url)
 
     async def _probe(self, client: OpencodeClient) -> bool:
         try:
@@ -145,6 +144,15 @@ class Cleanup(Generic[ConversationT, MessageT]):
             for key, each in said
             if (row := known.get(key)) and each.is_of(*row[:2]) and each.session_id != row[2]
         ]
+
+    async def _ended(self, session_id: str, client: OpencodeClient) -> bool:
+        try:
+            await client.end_session(session_id)
+        except OpencodeError as error:
+            self._eraser.failed(error, "removing an orphaned session", session_id=session_id)
+            return False
+        self._emptied.add(client)
+        return True
 
     async def _disposed(self, client: OpencodeClient) -> str | None:
         """The directory, if it has no session any more, so that nothing can run there."""
