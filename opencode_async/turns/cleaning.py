@@ -60,7 +60,7 @@ class Cleanup(Generic[ConversationT, MessageT]):
         last: Any = None
         while keys := await self._stale_keys(last):
             for last in keys:
-                if (client := await self._client_of(last)) is None:
+                if (client := await self._eraser.client_of(last)) is None:
                     continue
                 async with aclosing(self._meet(client)) as orphans:
                     async for removed in orphans:
@@ -78,11 +78,6 @@ class Cleanup(Generic[ConversationT, MessageT]):
             query = query.where(self._kind.id > behind)
         async with self._sessions() as db:
             return (await db.scalars(query)).all()
-
-    async def _client_of(self, key: Any) -> OpencodeClient | None:
-        async with self._sessions() as db:
-            row = await db.get(self._kind, key)
-        return None if row is None else await self._eraser.client_of(row)
 
     async def _remove(self, key: Any, client: OpencodeClient) -> bool:
         """Remove a conversation, if it is still to be; whether this run did."""

@@ -59,7 +59,7 @@ class Eraser(Generic[ConversationT, MessageT]):
             live = found.all()
         for each in live:
             await turns.stop(each, within=timings.stop)
-        client = await self.client_of(row)
+        client = await self.client_of(row.id)
         if client is not None and not await self.end_session(row, client):
             client = None
         await self.delete_files(row, client)
@@ -81,12 +81,14 @@ class Eraser(Generic[ConversationT, MessageT]):
             )
         return None if claimed is None else row
 
-    async def client_of(self, row: ConversationT) -> OpencodeClient | None:
+    async def client_of(self, key: Any) -> OpencodeClient | None:
         """The client of its server, if the host can say which: its own rows are to be there yet."""
+        async with self.sessions() as db:
+            row = await db.get(self.tables.conversation, key)
         try:
-            return await self._client_of(row)
+            return None if row is None else await self._client_of(row)
         except Exception as error:
-            self.failed(error, "finding a server", conversation_id=row.id)
+            self.failed(error, "finding a server", conversation_id=key)
             return None
 
     async def end_session(self, row: ConversationT, client: OpencodeClient) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 
+from tests.contract.sessions import deleted, deleted_in_turn, disposed, listed
 from tests.contract.witness import Witness
 
 Scenario = Callable[[Witness], Awaitable[None]]
@@ -368,44 +369,6 @@ async def pages(w: Witness) -> None:
     await w.page(session, limit=6, before=None)
     await w.page(session, limit=7, before=None)
     await w.ask("GET", f"/session/{session}/message/{prompts[0]['messageID']}")
-
-
-async def deleted(w: Witness) -> None:
-    session = await w.session()
-    await w.prompt(session, 'SCRIPT:task {"prompt": "SCRIPT:text Child."}')
-    await w.idle(session)
-    await w.ask("DELETE", f"/session/{session}")
-    await w.kind("session.deleted", 2)
-    await w.ask("DELETE", f"/session/{session}")
-    await w.ask("GET", f"/session/{session}/message")
-
-
-async def listed(w: Witness) -> None:
-    sessions = [await w.session(metadata={"number": str(n)}) for n in range(4)]
-    await w.ask("PATCH", f"/session/{sessions[-1]}", {"time": {"archived": 1_800_000_000_000}})
-    await w.sessions(limit=2)
-    older = await w.sessions(limit=2, archived="true")
-    assert older is not None
-    await w.sessions(limit=1, cursor=older, roots="true")
-
-
-async def disposed(w: Witness) -> None:
-    session = await w.session()
-    await w.prompt(session, "SCRIPT:hang Half of it.")
-    await w.until(lambda e: e["properties"].get("delta") == "Half of it.")
-    await w.ask("POST", "/instance/dispose")
-    await w.over.wait()
-    await w.ask("GET", "/session/status")
-    await w.truth(session)
-
-
-async def deleted_in_turn(w: Witness) -> None:
-    session = await w.session()
-    await w.prompt(session, "SCRIPT:hang Half of it.")
-    await w.until(lambda e: e["properties"].get("delta") == "Half of it.")
-    await w.ask("DELETE", f"/session/{session}")
-    await w.ask("GET", f"/session/{session}")
-    await w.ask("GET", "/session/status")
 
 
 async def formatted(w: Witness) -> None:
