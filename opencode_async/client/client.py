@@ -117,11 +117,11 @@ class OpencodeClient:
             raise NotRunning("client")
         return self._hub
 
-    async def version(self) -> str:
-        """The server's version, from ``GET /global/health``, within 5 s."""
+    async def version(self, *, within: float = HEALTH_TIMEOUT) -> str:
+        """The server's version, from ``GET /global/health``, in so many seconds."""
         path = "/global/health"
         return await self.http.read(
-            lambda v: text(mapping(v), "version"), "GET", path, within=HEALTH_TIMEOUT
+            lambda v: text(mapping(v), "version"), "GET", path, within=within
         )
 
     async def create_session(

@@ -26,6 +26,7 @@ from opencode_async.tables import Tables
 from opencode_async.turns.erasing import Eraser
 
 BATCH = 500  # keys that are looked up at a time
+PATIENCE = 30.0  # s for a busy server to say that it is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class Cleanup(Generic[ConversationT, MessageT]):
 
     async def _probe(self, client: OpencodeClient) -> bool:
         try:
-            await client.version()
+            await client.version(within=PATIENCE)
         except OpencodeError as error:
             self._eraser.failed(error, "cleaning up", server=client.server.url)
             self._answers[client] = False
