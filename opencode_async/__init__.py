@@ -102,6 +102,7 @@ from opencode_async.session import Session
 from opencode_async.settings import TurnSettings
 from opencode_async.tables import Tables
 from opencode_async.timings import Timings
+from opencode_async.turns.cleaning import Removed
 from opencode_async.turns.message import TurnResult
 from opencode_async.turns.observer import ReplyObserver
 from opencode_async.turns.turn import Turn
@@ -179,6 +180,7 @@ __all__ = [
     "QuestionResolved",
     "QueueFull",
     "ReasoningPart",
+    "Removed",
     "Reply",
     "ReplyObserver",
     "Retrying",

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 from sqlalchemy import JSON, BigInteger, DateTime, Double, Index, Integer, String, Table, Text, text
@@ -31,6 +31,8 @@ TERMINAL = frozenset({"completed", "cancelled", "error"})
 Json = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
 Moment = DateTime(timezone=True)
 ZERO = text("0")
+# Until then the session of a conversation is claimed by who erases the conversation: for good.
+ERASURE = datetime(9999, 1, 1, tzinfo=UTC)
 
 
 def new_sandbox_key() -> str:
@@ -101,6 +103,12 @@ class ConversationMixin(LibraryRow):
     sandbox_key: Mapped[str | None] = mapped_column(String(64), default=new_sandbox_key)
     created_at: Mapped[datetime] = mapped_column(Moment, server_default=database_time())
     updated_at: Mapped[datetime] = mapped_column(Moment, server_default=database_time())
+
+    @property
+    def is_being_erased(self) -> bool:
+        """Whether somebody has begun to erase it: then it has no more turns."""
+        until = self.session_claimed_until
+        return until is not None and until.year >= ERASURE.year
 
 
 class MessageMixin(LibraryRow):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import replace
+from datetime import timedelta
 from enum import Enum
 from functools import partial
 from typing import Any, Generic, Self
@@ -41,7 +42,8 @@ from opencode_async.timings import Timings
 from opencode_async.turns.asks import Decide
 from opencode_async.turns.audience import ObserverFactory, OnTurnFinished
 from opencode_async.turns.beside import Besides
-from opencode_async.turns.erasing import erase
+from opencode_async.turns.cleaning import Cleanup, Removed
+from opencode_async.turns.erasing import Eraser
 from opencode_async.turns.message import TurnResult
 from opencode_async.turns.spending import MaySpend
 from opencode_async.turns.turn import Turn
@@ -328,21 +330,37 @@ class Opencode(Generic[ConversationT, MessageT]):
         return await turn_response(following, key, request, self.timings, shown, nullcontext())
 
     async def erase(self, conversation_id: Any) -> None:
-        """Erase a conversation: stop its turn, delete its rows, its OpenCode session, its sandbox.
+        """Erase a conversation: its turn is stopped, its OpenCode session, files and rows deleted.
 
-        What OpenCode does not do is reported, not raised: the rows are gone either way. Raises
-        ``ConversationNotFound``.
+        From the beginning nobody can post to it any more. What OpenCode or the store does not do is
+        reported, not raised: the rows are gone either way. Raises ``ConversationNotFound``.
         """
         key = as_key(self.tables.conversation, conversation_id)
-        await erase(
-            self.turns,
-            self._client_of,
-            self.sessions,
-            self.tables,
-            key,
-            self.artifacts,
-            self.timings,
-            self.error_reporter,
+        await self._eraser.erase(key, self.turns, self.timings)
+
+    def cleanup(self, *, older_than: timedelta) -> AsyncGenerator[Removed, None]:
+        """Remove conversations that are untouched for so long, and what crashes left of others.
+
+        ``async for removed in agent.cleanup(older_than=timedelta(days=90))`` removes one thing at a
+        time and tells of it: iterating is the progress, leaving the loop stops it. A conversation
+        goes as with ``erase``, but only if all of it does: what fails is reported, and tried again
+        by the next run, as is what a crash interrupts. One with a live turn stays, and one whose
+        host is still to be told of a turn's end. Also removed are sessions of crashed creations, on
+        each server that the run comes to: the agent's own, or with ``client_for`` those of the
+        conversations that it removes. What a server keeps in memory for a directory is disposed of
+        once there is no session in it. Several workers may do this at once. Raises ``ValueError``
+        for less than no time, ``NotRunning``, and what the database does.
+        """
+        if older_than < timedelta():
+            raise ValueError(f"older_than is how long ago, not {older_than}")
+        own = self.client  # raises where the agent does not run
+        run = Cleanup(self._eraser, older_than.total_seconds())
+        return run.run(own if self._client_for is None else None)
+
+    @property
+    def _eraser(self) -> Eraser[ConversationT, MessageT]:
+        return Eraser(
+            self.sessions, self.tables, self._client_of, self.artifacts, self.error_reporter
         )
 
     async def _client_of(self, conversation: ConversationT) -> OpencodeClient:

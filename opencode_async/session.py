@@ -27,7 +27,7 @@ from opencode_async.errors import (
     SessionMoved,
     UsageError,
 )
-from opencode_async.models import ConversationT, new_sandbox_key
+from opencode_async.models import ERASURE, ConversationT, new_sandbox_key
 from opencode_async.observability.error_reporter import ErrorReporter, log_error
 from opencode_async.observability.events import (
     SessionCreated,
@@ -35,6 +35,7 @@ from opencode_async.observability.events import (
     SessionRecreated,
 )
 from opencode_async.observability.instrumentation import Instrumentation, harmless, log_event
+from opencode_async.protocol.listed import metadata_of
 from opencode_async.protocol.permissions import Permissions, Rule
 from opencode_async.protocol.session_rules import handed_down, has_leftovers, missing
 from opencode_async.settings import SettingsFor, TurnSettings, default_settings
@@ -211,6 +212,8 @@ class Session(Generic[ConversationT]):
             if current is not None and current != instead_of:
                 self._directory = row.directory
                 return current
+            if row.is_being_erased:
+                raise ConversationNotFound(self.conversation_id)
             self._directory = (await (await self.find_client()).paths()).directory
             if await self._claim(instead_of) and (created := await self._create(instead_of)):
                 return created
@@ -243,7 +246,9 @@ class Session(Generic[ConversationT]):
                 permissions=settings.permissions,
                 # A crash between here and the next line leaves a session nobody knows of; this is
                 # how clean-up finds it.
-                metadata={"conversation_id": str(self.conversation_id)},
+                metadata=metadata_of(
+                    self.conversation_id, row.sandbox_key or await self.sandbox_key()
+                ),
             )
         except BaseException:
             await self._finally(self._store(instead_of, instead_of))
@@ -269,6 +274,7 @@ class Session(Generic[ConversationT]):
                 update(self._kind)
                 .where(self._kind.id == self.conversation_id)
                 .where(self._kind.opencode_session_id.is_not_distinct_from(instead_of))
+                .where(self._kind.session_claimed_until.is_distinct_from(ERASURE))
                 .values({"opencode_session_id": session_id, "session_claimed_until": None, **where})
                 .returning(self._kind.id)
                 .execution_options(synchronize_session=False)

@@ -44,7 +44,7 @@ def test_each_block_is_run_by_a_test() -> None:
     assert set(PYTHON) == {
         *("quickstart", "turn", "turns", "settings", "asks", "tenants"),
         *("show", "display", "script", "testing", "impostor", "deleting", "errors", "files"),
-        *("structlog", "sentry", "otel", "postgres_broker", "redis_broker", "taskiq"),
+        *("structlog", "sentry", "otel", "postgres_broker", "redis_broker", "taskiq", "cleanup"),
     }
     languages = [language for language, _ in blocks()]
     assert languages.count("python") == len(PYTHON)
@@ -94,6 +94,7 @@ async def test_the_blocks_for_python_run_in_turn(
         names["tmp_path"] = tmp_path
         await execute(PYTHON["impostor"], names | {"conversation": third})
         await execute(PYTHON["script"].replace(SERVER, "server"), names)
+        await execute(PYTHON["cleanup"], names)
         await execute(PYTHON["show"], names)
         assert names["show"](ReasoningPart("prt_1", "Hm.")) is None
         call = ToolPart("prt_1", "task", "1", "completed", {}, output="Hm.", session_id="ses_1")

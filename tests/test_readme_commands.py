@@ -31,7 +31,8 @@ ELSEWHERE = {
     "make scaled": "tests/examples/test_scaled.py",
 }
 OWN_SERVER = "OPENCODE_BASE_URL=http://127.0.0.1:4096 OPENCODE_SERVER_PASSWORD=secret make demo"
-OPERATING = {"doctor", "turns ls", "turns show", "turns cancel", "turns recover", "tail"}
+TURNS = {"turns ls", "turns show", "turns cancel", "turns recover"}
+OPERATING = {"doctor", "tail", "cleanup", *TURNS}
 
 
 def test_each_command_is_run_by_a_test_or_there_is_a_reason() -> None:
@@ -94,7 +95,7 @@ async def test_the_demo_on_a_server_that_is_there(opencode: ScriptedServer, tmp_
 # The command for operators
 
 
-@pytest.mark.timeout(120)  # it starts seven programs
+@pytest.mark.timeout(120)  # it starts eight programs
 async def test_what_operators_type_beside_the_app_of_the_quickstart(
     postgres_database: str, opencode: ScriptedServer, tmp_path: Path
 ) -> None:
@@ -129,3 +130,5 @@ async def test_what_operators_type_beside_the_app_of_the_quickstart(
         second = await turn(http, conversation, "SCRIPT:text Hello.")
         code, said = await typed("tail", second.data["message_id"])
         assert (code, "Hello." in said) == (0, True), said
+        code, said = await typed("cleanup")
+        assert (code, said.split()[:2]) == (0, ["0", "conversations,"]), said

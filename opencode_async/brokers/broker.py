@@ -65,7 +65,9 @@ class EventBroker(Protocol):
 
     Called from the event loop by any number of publishers and followers; one publisher per topic
     and epoch. An error in it must not fail the turn: what was published is only ever a hint, the
-    row is the truth.
+    row is the truth. It keeps frames for minutes at most behind a turn's end (those that come with
+    the library: ten, on PostgreSQL until the next frames are published), so it need not be told
+    that a turn was erased.
     """
 
     def running(self, report: ErrorReporter) -> AbstractAsyncContextManager[None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
+from datetime import timedelta
 from typing import Annotated, Any, TypeVar
 
 import typer
@@ -14,6 +15,7 @@ from rich.text import Text
 
 from opencode_async.cli.agents import agent_of, without_connections
 from opencode_async.cli.answer import Answer, bill, safe
+from opencode_async.cli.cleanup import age, removed
 from opencode_async.cli.doctor import examined
 from opencode_async.cli.turns import cancelled, listed, recovered, shown
 from opencode_async.errors import OpencodeError, UsageError
@@ -33,6 +35,7 @@ console, complaints = Console(), Console(stderr=True)
 
 App = Annotated[str, typer.Option("--app", help="The Opencode, as module:attribute.")]
 MessageId = Annotated[str, typer.Argument(help="The assistant's message.")]
+Age = Annotated[timedelta, typer.Option(parser=age, metavar="AGE", help="90d, 12h, 2w or 30m.")]
 
 
 def loaded(app: str) -> Opencode[Any, Any]:
@@ -80,6 +83,24 @@ def tail(app: App, message_id: MessageId) -> None:
         console.print(bill(answer.finished))
     if answer.finished is None or answer.finished["status"] != "completed":
         raise typer.Exit(1)
+
+
+@app.command()
+def cleanup(app: App, older_than: Age) -> None:
+    """Remove conversations that nobody has touched for so long, and what crashes left.
+
+    What could not be removed is reported by the app's own means; the next run tries again.
+    """
+    agent = loaded(app)
+
+    async def remove() -> str:
+        said = ""
+        with console.status(said) as status:
+            async for said in removed(agent, older_than):
+                status.update(said)
+        return said
+
+    console.print(run(agent, remove()))
 
 
 @turns.command("ls")

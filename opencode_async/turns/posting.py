@@ -78,7 +78,8 @@ async def insert(
     Raises ``ConversationNotFound``, ``ConversationBusy``, ``QueueFull`` and
     ``IdempotencyMismatch``.
     """
-    if await locked(db, conversations, conversation_id) is None:
+    conversation = await locked(db, conversations, conversation_id)
+    if conversation is None or conversation.is_being_erased:
         raise ConversationNotFound(conversation_id)
     if earlier := await _earlier(db, messages, conversation_id, post):
         return earlier, False

@@ -83,6 +83,22 @@ async def test_what_nobody_runs_is_taken_up_and_waited_for(
     await app.engine.dispose()
 
 
+async def test_what_is_old_is_removed(
+    database_url: str, opencode: ScriptedServer, tmp_path: Path
+) -> None:
+    async with host(database_url, opencode, asks=True, files=True) as running:
+        for _ in range(2):
+            await running.conversation()
+        app = App.written(tmp_path / "app", database_url, opencode)
+        for age, count in (("1d", 0), ("0m", 2)):
+            code, printed = await app.command("cleanup", *APP, "--older-than", age)
+            assert code == 0, printed
+            said = f"{count} conversations, 0 orphaned sessions removed"
+            assert printed.strip() == said
+        code, printed = await app.command("cleanup", *APP, "--older-than", "soon")
+        assert (code, "not an age" in printed, "Traceback" in printed) == (2, True, False), printed
+
+
 async def test_mistakes_are_told_in_a_line(
     database_url: str, opencode: ScriptedServer, tmp_path: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Awaitable, Callable
 
+from tests.contract.sessions import deleted, deleted_in_turn, disposed, listed
 from tests.contract.witness import Witness
 
 Scenario = Callable[[Witness], Awaitable[None]]
@@ -370,25 +371,6 @@ async def pages(w: Witness) -> None:
     await w.ask("GET", f"/session/{session}/message/{prompts[0]['messageID']}")
 
 
-async def deleted(w: Witness) -> None:
-    session = await w.session()
-    await w.prompt(session, 'SCRIPT:task {"prompt": "SCRIPT:text Child."}')
-    await w.idle(session)
-    await w.ask("DELETE", f"/session/{session}")
-    await w.kind("session.deleted", 2)
-    await w.ask("DELETE", f"/session/{session}")
-    await w.ask("GET", f"/session/{session}/message")
-
-
-async def deleted_in_turn(w: Witness) -> None:
-    session = await w.session()
-    await w.prompt(session, "SCRIPT:hang Half of it.")
-    await w.until(lambda e: e["properties"].get("delta") == "Half of it.")
-    await w.ask("DELETE", f"/session/{session}")
-    await w.ask("GET", f"/session/{session}")
-    await w.ask("GET", "/session/status")
-
-
 async def formatted(w: Witness) -> None:
     session = await w.session()
     kind = {"type": "json_schema", "schema": {"type": "object", "properties": {}}}
@@ -488,6 +470,8 @@ SCENARIOS: dict[str, Scenario] = {
         pages,
         deleted,
         deleted_in_turn,
+        listed,
+        disposed,
         formatted,
         places,
         other_directory,

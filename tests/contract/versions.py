@@ -35,6 +35,7 @@ DIFFERING: Mapping[str, Mapping[str, str]] = {
         "always": f"{UNNAMED}; {COMMAND}",
         "bash": COMMAND,
         "deleted": SUBAGENT,
+        "disposed": "the turn that it aborts tells nothing any more",
         "edit": UNSHOWN,
         "merged": COMMAND,
         "other_directory": f"{UNNAMED}; {COMMAND}",

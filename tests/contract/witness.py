@@ -31,7 +31,7 @@ class Witness:
         self.version = version
         self.rows: list[Any] = []
         self.events: list[Json] = []
-        self.sessions: set[str] = set()
+        self.over = asyncio.Event()  # the event stream has ended
         self._http = http
         self._news = asyncio.Condition()
 
@@ -51,6 +51,15 @@ class Witness:
         older: str | None = response.headers.get("X-Next-Cursor")
         self.rows.append((f"page of {limit}", response.status_code, response.json()))
         self.rows.append(("older", older is not None, "Link" in response.headers))
+        return older
+
+    async def sessions(self, **query: Any) -> str | None:
+        """Ask for a page of sessions, and write it down; the cursor of the one before."""
+        params = {"directory": str(self.server.directory), **query}
+        response = await self._http.get("/experimental/session", params=params)
+        older: str | None = response.headers.get("X-Next-Cursor")
+        self.rows.append((f"sessions {sorted(query)}", response.status_code, response.json()))
+        self.rows.append(("older", older is not None, None))
         return older
 
     async def session(self, *rules: tuple[str, str, str], **body: Any) -> str:
@@ -116,6 +125,7 @@ class Witness:
         params = {"directory": str(self.server.directory)}
         with suppress(httpx.RemoteProtocolError):  # the server crashed
             await self._read(params, ready)
+        self.over.set()
 
     async def _read(self, params: Mapping[str, str], ready: asyncio.Event) -> None:
         async with self._http.stream("GET", "/event", params=params, timeout=None) as response:

@@ -81,6 +81,8 @@ class Events(StreamingResponse):
         await send(start)
         async for data in self._stream.frames():
             await send({"type": "http.response.body", "body": data, "more_body": True})
+        if not self._stream.broken:
+            await send({"type": "http.response.body"})
 
 
 class Closing(Response):

@@ -69,6 +69,8 @@ class Routes:
             ("GET", "/question", self.questions),
             ("POST", "/question/{ask_id}/reply", self.question_reply),
             ("POST", "/question/{ask_id}/reject", self.question_reject),
+            ("POST", "/instance/dispose", self.dispose),
+            ("GET", "/experimental/session", self.listed),
             ("GET", "/session", self.sessions),
             ("POST", "/session", self.create),
             ("GET", "/session/status", self.status),
@@ -163,10 +165,32 @@ class Routes:
         return ask_not_found("Question", ask_id)
 
     async def sessions(self, request: Request) -> Response:
-        directory = self._directory(request)
-        found = [info for info in self._store.sessions() if info["directory"] == directory]
-        newest = sorted(found, key=lambda info: -info["time"]["updated"])
+        newest = self._newest(self._directory(request))
         return Answer(newest[: int(request.query_params.get("limit", 100))])
+
+    async def listed(self, request: Request) -> Response:
+        query = request.query_params
+        found = self._newest(self._directory(request) if "directory" in query else None)
+        if query.get("roots") == "true":
+            found = [info for info in found if "parentID" not in info]
+        if query.get("archived") != "true":
+            found = [info for info in found if "archived" not in info["time"]]
+        before, limit = float(query.get("cursor", "inf")), int(query.get("limit", 100))
+        found = [info for info in found if info["time"]["updated"] < before]
+        project = {"id": "global", "worktree": "/"}
+        response = Answer([{**info, "project": project} for info in found[:limit]])
+        if len(found) > limit:
+            response.headers["X-Next-Cursor"] = str(found[limit - 1]["time"]["updated"])
+        return response
+
+    def _newest(self, directory: str | None) -> list[Json]:
+        """The sessions of a directory, or of all, as they were changed, the last one first."""
+        found = [i for i in self._store.sessions() if directory in (None, i["directory"])]
+        return sorted(found, key=lambda info: -info["time"]["updated"])
+
+    async def dispose(self, request: Request) -> Response:
+        await self._impostor.sessions.dispose(self._directory(request))
+        return Answer(True)
 
     async def create(self, request: Request) -> Response:
         body = await request.json() if await request.body() else {}
@@ -188,6 +212,7 @@ class Routes:
     async def patch(self, request: Request) -> Response:
         info, body = self._store.session(request.path_params["session_id"]), await request.json()
         info |= {key: body[key] for key in ("title", "metadata") if key in body}
+        info["time"] |= body.get("time", {})
         if "permission" in body:
             info["permission"] = [*info.get("permission", ()), *body["permission"]]
         self._impostor.life.put_session(info)

@@ -83,6 +83,13 @@ class Asks:
         self._emit(directory, f"{kind}.asked", payload)
         return answer
 
+    def forget(self, directory: str) -> None:
+        """Ask nothing any more there, and remember no ``always``; nobody is told."""
+        self._pending = {
+            k: each for k, each in self._pending.items() if each.directory != directory
+        }
+        self._always = [each for each in self._always if each[0] != directory]
+
     def reply_permission(self, ask_id: str, directory: str, reply: str, message: str) -> bool:
         """Answer ``once``, ``always`` or ``reject``; whether there was such an ask."""
         pending = self._take(ask_id, directory)

@@ -35,6 +35,10 @@ class Stream:
         """Send it behind the next."""
         self._late.append(frame(event))
 
+    def end(self) -> None:
+        """Let it end, behind what was sent."""
+        self._frames.put_nowait(None)
+
     def cut(self) -> None:
         """Break the connection."""
         self.broken = True
@@ -75,6 +79,12 @@ class Bus:
     def close(self, stream: Stream) -> None:
         """Its reader is gone."""
         self._streams.discard(stream)
+
+    def end(self, directory: str) -> None:
+        """End the streams of a directory."""
+        for stream in self._streams:
+            if stream.directory == directory:
+                stream.end()
 
     async def beat(self) -> None:
         """Send heartbeats for ever."""

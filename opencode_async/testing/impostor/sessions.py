@@ -71,6 +71,15 @@ class Sessions:
         else:
             self._life.status(session_id, "idle")
 
+    async def dispose(self, directory: str) -> None:
+        """Let go of what is in memory for a directory: what runs there is aborted, streams end."""
+        life = self._life
+        for session_id in [each for each in self._steps if life.directory_of(each) == directory]:
+            await self.abort(session_id)
+        life.asks.forget(directory)
+        life.bus.emit(directory, "server.instance.disposed", {"directory": directory})
+        life.bus.end(directory)
+
     def abort_soon(self, session_id: str) -> None:
         """Begin to stop what a session does."""
         if session_id in self._steps:
