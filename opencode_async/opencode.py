@@ -354,7 +354,7 @@ class Opencode(Generic[ConversationT, MessageT]):
         if older_than < timedelta():
             raise ValueError(f"older_than is how long ago, not {older_than}")
         own = self.client  # raises where the agent does not run
-        run = Cleanup(self._eraser, older_than.total_seconds())
+        run = Cleanup(self._eraser, older_than.total_seconds(), self.turns.tell_followers)
         return run.run(own if self._client_for is None else None)
 
     @property

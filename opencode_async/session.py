@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Generic
 
-from sqlalchemy import func, update
+from sqlalchemy import func, true, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opencode_async.client.client import OpencodeClient
@@ -40,7 +40,9 @@ from opencode_async.protocol.permissions import Permissions, Rule
 from opencode_async.protocol.session_rules import handed_down, has_leftovers, missing
 from opencode_async.settings import SettingsFor, TurnSettings, default_settings
 
-CLAIM = 45.0  # s one caller has to create the session: longer than a request may take
+# s one caller has to create the session, and the server has of it: one that is stored later could
+# have been taken for a crash's.
+CLAIM, CREATION = 45.0, 35.0
 FOLDER = "Your folder is {}."
 FENCED = "Your folder is {}: read and write files only there."
 RETRY = 0.1  # s between looks at a session that another caller creates
@@ -249,6 +251,7 @@ class Session(Generic[ConversationT]):
                 metadata=metadata_of(
                     self.conversation_id, row.sandbox_key or await self.sandbox_key()
                 ),
+                within=CREATION,
             )
         except BaseException:
             await self._finally(self._store(instead_of, instead_of))
@@ -268,13 +271,18 @@ class Session(Generic[ConversationT]):
     async def _store(
         self, session_id: str | None, instead_of: str | None, **where: str | None
     ) -> bool:
-        """Compare-and-set the id, ending the claim; whether it was still the one expected."""
+        """Compare-and-set the id, ending the claim; whether it was still the one expected.
+
+        A new one is stored under a claim alone: without, clean-up takes it for a crash's.
+        """
+        until = self._kind.session_claimed_until
+        held = true() if session_id == instead_of else until > database_time()
         async with self._sessions.begin() as db:
             stored = await db.execute(
                 update(self._kind)
                 .where(self._kind.id == self.conversation_id)
                 .where(self._kind.opencode_session_id.is_not_distinct_from(instead_of))
-                .where(self._kind.session_claimed_until.is_distinct_from(ERASURE))
+                .where(until.is_distinct_from(ERASURE), held)
                 .values({"opencode_session_id": session_id, "session_claimed_until": None, **where})
                 .returning(self._kind.id)
                 .execution_options(synchronize_session=False)

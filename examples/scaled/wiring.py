@@ -9,7 +9,7 @@ import os
 from contextlib import suppress
 
 from procrastinate import App, PsycopgConnector
-from procrastinate.exceptions import AlreadyEnqueued
+from procrastinate.exceptions import AlreadyEnqueued, ConnectorException
 from procrastinate.jobs import Status
 from sqlalchemy import make_url
 from sqlalchemy.ext.asyncio import async_sessionmaker
@@ -21,6 +21,7 @@ from examples.database import create_engine
 from opencode_async import (
     ArtifactPolicy,
     LeaseHeld,
+    LeaseLost,
     MessageNotFound,
     Opencode,
     Server,
@@ -41,7 +42,9 @@ log = logging.getLogger("scaled")
 url = make_url(os.environ["DATABASE_URL"])
 engine = create_engine(url.render_as_string(hide_password=False))
 sessions = async_sessionmaker(engine, expire_on_commit=False)
-conninfo = url.set(drivername="postgresql").render_as_string(hide_password=False)
+ssl = url.query.get("ssl")  # asyncpg's word for psycopg's sslmode
+plain = url.set(drivername="postgresql", query={"sslmode": ssl} if ssl else {})
+conninfo = plain.render_as_string(hide_password=False)
 queue = App(connector=PsycopgConnector(conninfo=conninfo))
 
 
@@ -67,7 +70,7 @@ async def answer(message_id: str) -> None:
     """
     try:
         await agent.turns.run(message_id)
-    except (LeaseHeld, TurnQueued, MessageNotFound) as reason:
+    except (LeaseHeld, LeaseLost, TurnQueued, MessageNotFound) as reason:
         log.info("%s", reason)  # another runs it, its time has not come, it was erased
 
 
@@ -80,7 +83,8 @@ async def free_locks(timestamp: int) -> None:
     )
     for job in left:
         log.warning("job %s of %s was left by a worker that died", job.id, job.lock)
-        await queue.job_manager.finish_job(job, Status.FAILED, delete_job=True)
+        with suppress(ConnectorException):  # it has just ended by itself
+            await queue.job_manager.finish_job(job, Status.FAILED, delete_job=True)
 
 
 # ------------------------------------------------------------------------------------------------

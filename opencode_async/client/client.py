@@ -130,9 +130,11 @@ class OpencodeClient:
         title: str | None = None,
         permissions: Permissions | None = None,
         metadata: dict[str, str] | None = None,
+        within: float | None = None,
     ) -> str:
         """Create a session and return its id; a title saves the model call that would make one.
 
+        ``within`` is how long it may take, in seconds; else each step has its own time.
         Raises ``ValueError`` for permissions of a sandbox: only a conversation has one.
         """
         body: dict[str, Any] = {"metadata": metadata or {}}
@@ -140,7 +142,7 @@ class OpencodeClient:
             body["title"] = title
         if permissions is not None and (rules := permissions.sent):
             body["permission"] = rules
-        return await self.http.read(_id, "POST", "/session", body=body)
+        return await self.http.read(_id, "POST", "/session", body=body, within=within)
 
     async def paths(self) -> Paths:
         """Where the server works for this client; it is asked once."""

@@ -20,6 +20,7 @@ from opencode_async.client.hub import Nudge, Subscription
 from opencode_async.client.stopping import stop_session
 from opencode_async.database import Sessions, despite_cancellation, is_away
 from opencode_async.errors import (
+    ConversationNotFound,
     LeaseLost,
     OpencodeConnectionError,
     OpencodeError,
@@ -230,6 +231,8 @@ class ClaimedTurn(Generic[ConversationT, MessageT]):
             ending = await self._answered(tasks)
         except LeaseLost:
             raise
+        except ConversationNotFound:
+            return Ending(STOPPED, None)  # it is being erased
         except Exception as error:
             if is_away(error):
                 raise  # nothing can be stored; whoever takes the turn over finds it as it is then

@@ -8,7 +8,7 @@ for the next run.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Generic, Literal
@@ -19,7 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from opencode_async.client.client import OpencodeClient
 from opencode_async.database import as_key
 from opencode_async.database_time import database_time
-from opencode_async.errors import OpencodeError
+from opencode_async.errors import OpencodeError, SessionNotFoundError
 from opencode_async.models import ERASURE, LIVE, ConversationMixin, ConversationT, MessageT
 from opencode_async.protocol.listed import ListedSession
 from opencode_async.tables import Tables
@@ -44,8 +44,14 @@ class Removed:
 class Cleanup(Generic[ConversationT, MessageT]):
     """One run; ``seconds`` is how long a conversation is to be untouched."""
 
-    def __init__(self, eraser: Eraser[ConversationT, MessageT], seconds: float) -> None:
+    def __init__(
+        self,
+        eraser: Eraser[ConversationT, MessageT],
+        seconds: float,
+        tell_followers: Callable[[Any], Awaitable[None]],
+    ) -> None:
         self._eraser = eraser
+        self._tell_followers = tell_followers
         self._sessions = eraser.sessions
         self._kind = eraser.tables.conversation
         self._stale = stale(eraser.tables, seconds)
@@ -89,12 +95,14 @@ class Cleanup(Generic[ConversationT, MessageT]):
             await self._probe(client)  # where it is gone, so are those of the others
             return False
         try:
-            return await self._eraser.delete_files(row, client) and await self._eraser.delete_rows(
-                key
-            )
+            if not await self._eraser.delete_files(row, client):
+                return False
+            deleted = await self._eraser.delete_rows(key)
         except IntegrityError as error:  # a row of the host's refers to one of these
             self._eraser.failed(error, "deleting rows", conversation_id=key)
             return False
+        await self._tell_followers(key)
+        return deleted
 
     async def _meet(self, client: OpencodeClient) -> AsyncGenerator[Removed, None]:
         """The first time a client is met, remove what crashes have left there.
@@ -143,7 +151,14 @@ class Cleanup(Generic[ConversationT, MessageT]):
 
     async def _ended(self, session_id: str, client: OpencodeClient) -> bool:
         try:
+            # Of one whose creation crashed nobody knew, so that nothing was said in it. A fork of
+            # the conversation's own is somebody's, and has the same metadata (OpenCode 1.18.33,
+            # measured).
+            if (await client.messages(session_id, limit=1)).messages:
+                return False
             await client.end_session(session_id)
+        except SessionNotFoundError:
+            return False
         except OpencodeError as error:
             self._eraser.failed(error, "removing an orphaned session", session_id=session_id)
             return False
@@ -157,24 +172,35 @@ class Cleanup(Generic[ConversationT, MessageT]):
             async with aclosing(client.sessions()) as pages:
                 if await anext(pages):
                     return None
+            if await self._begins():
+                return None
             await client.dispose()
         except OpencodeError as error:
             self._eraser.failed(error, "disposing of an instance", server=client.server.url)
             return None
         return directory
 
+    async def _begins(self) -> bool:
+        """Whether a session is being created, or a turn may be about to have one created."""
+        kind, messages = self._kind, self._eraser.tables.message
+        claimed, live = exists().where(~unclaimed(kind)), exists().where(messages.status.in_(LIVE))
+        async with self._sessions() as db:
+            return bool(await db.scalar(select(claimed | live)))
+
 
 def stale(tables: Tables[ConversationT, MessageT], seconds: float) -> ColumnElement[bool]:
     """The criterion for conversations that may go: untouched for so long, or begun to be erased.
 
-    Touched is one that was posted to, or whose answer ended. Never one that has a live turn, or
-    one of whose end the host is still to be told, or a session that is being created.
+    Touched is one that was posted to, to which a host added a message, or whose answer ended. Never
+    one that has a live turn, or one of whose end the host is still to be told, or a session that is
+    being created.
     """
     kind, messages = tables.conversation, tables.message
     mine = messages.conversation_id == kind.id
     unfinished = messages.status.in_(LIVE) | messages.lease_expires_at.is_not(None)
     since = database_time(-seconds)
-    old = (kind.updated_at < since) & ~exists().where(mine, messages.finished_at >= since)
+    touched = (messages.finished_at >= since) | (messages.created_at >= since)
+    old = (kind.updated_at < since) & ~exists().where(mine, touched)
     begun = kind.session_claimed_until == ERASURE
     return ~exists().where(mine, unfinished) & (begun | old) & unclaimed(kind)
 

@@ -108,10 +108,12 @@ class Eraser(Generic[ConversationT, MessageT]):
     async def delete_files(self, row: ConversationT, client: OpencodeClient | None) -> bool:
         """Delete its sandbox, as far as that is seen here, and the files that were kept of it.
 
-        Whether the store has none of them now. ``client`` is one that has answered.
+        Whether none is left, but for a sandbox that no attempt would find. ``client`` is one that
+        has answered.
         """
         # The host may have moved the conversation to another server since its session was created.
         directories = {row.directory, None if client is None else (await client.paths()).directory}
+        gone = True
         for directory in filter(None, directories if row.sandbox_key else ()):
             try:
                 sandbox = sandbox_here(self._policy, directory, row.sandbox_key or "")
@@ -119,14 +121,15 @@ class Eraser(Generic[ConversationT, MessageT]):
                     await sandbox.erase()
             except (OSError, ValueError) as error:
                 self.failed(error, "erasing a sandbox", conversation_id=row.id)
+                gone &= isinstance(error, ValueError)
         file = self.tables.artifact
         if file is None:
-            return True
+            return gone
         async with self.sessions() as db:
             found = select(file.id, file.key).where(file.message_id.in_(self._messages_of(row.id)))
             kept = (await db.execute(found)).all()
-        gone = [await self._delete_file(file, *each) for each in kept]
-        return all(gone)
+        deleted = [await self._delete_file(file, *each) for each in kept]
+        return gone and all(deleted)
 
     async def delete_rows(self, key: Any) -> bool:
         """Delete its rows; whether there still was one of the conversation."""

@@ -126,6 +126,7 @@ class Following(Generic[ConversationT, MessageT]):
         message_id = str(key)
         at = after if after is not None and after.message_id == message_id else None
         topic = turn_topic(self._name, message_id)
+        patience = PATIENCE
         while (found := await self.row(key)) is not None:
             row, beside = found
             here = Cursor.of(row, message_id)
@@ -139,12 +140,14 @@ class Following(Generic[ConversationT, MessageT]):
             resumed = at.seq < here.seq
             async with (
                 self._broker.follow(topic, at.epoch, at.seq) as feed,
-                aclosing(self._frames(key, feed, at, resumed)) as batches,
+                aclosing(self._frames(key, feed, at, resumed, patience)) as batches,
             ):
                 try:
                     async for frames in batches:
                         yield frames
                         at, resumed = Cursor(message_id, at.epoch, frames[-1].seq), False
+                        patience = PATIENCE
+                    patience = self._timings.poll  # what the row is to say may not be written yet
                 except _RowIsAhead:
                     at = None
                 except CursorExpired:
@@ -169,7 +172,9 @@ class Following(Generic[ConversationT, MessageT]):
         status, epoch, cursor = row
         return Place(Cursor(str(key), epoch, cursor), status)
 
-    async def _frames(self, key: Any, feed: Feed, at: Cursor, resumed: bool) -> Batches:
+    async def _frames(
+        self, key: Any, feed: Feed, at: Cursor, resumed: bool, patience: float
+    ) -> Batches:
         """What the broker has, until it is the row's turn again to say what is.
 
         Raises ``CursorExpired`` and ``_RowIsAhead``.
@@ -177,8 +182,8 @@ class Following(Generic[ConversationT, MessageT]):
         poll = self._timings.poll
         while True:
             try:
-                patience = PATIENCE if feed.live else poll
-                async with asyncio.timeout(min(poll, CATCH_UP) if resumed else patience):
+                wait = patience if feed.live else poll
+                async with asyncio.timeout(min(poll, CATCH_UP) if resumed else wait):
                     frames = await feed.batch()
             except TimeoutError:
                 if moved(await self.place_of(key), at):
@@ -187,7 +192,7 @@ class Following(Generic[ConversationT, MessageT]):
             if not frames:
                 return
             yield frames
-            at, resumed = Cursor(at.message_id, at.epoch, frames[-1].seq), False
+            at, resumed, patience = Cursor(at.message_id, at.epoch, frames[-1].seq), False, PATIENCE
 
     async def row(self, key: Any) -> tuple[MessageT, Beside] | None:
         """A message and what stands beside it; ``None`` if there is no such row."""

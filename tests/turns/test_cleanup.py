@@ -52,7 +52,9 @@ async def age(app: Host[Any, Any], *keys: Any, days: float = 91) -> None:
         await db.execute(
             update(conversations).where(conversations.id.in_(keys)).values({"updated_at": then})
         )
-        ended = messages.conversation_id.in_(keys) & messages.finished_at.is_not(None)
+        theirs = messages.conversation_id.in_(keys)
+        await db.execute(update(messages).where(theirs).values({"created_at": then}))
+        ended = theirs & messages.finished_at.is_not(None)
         await db.execute(update(messages).where(ended).values({"finished_at": then}))
 
 
@@ -152,7 +154,12 @@ async def test_sessions_that_crashes_left_go_and_no_others(
         theirs = [await orphan(app, talking), await orphan(app, silent)]
         in_flight = await orphan(app, creating)
         client = app.agent.client
+        # A fork of the conversation's session has its metadata (OpenCode 1.18.33, measured).
+        fork = await orphan(app, talking)
+        async with client.stream(fork, "SCRIPT:text Mine.") as changes:
+            assert [each async for each in changes]
         not_ours = [
+            fork,
             await orphan(app, silent, "the key in another database"),
             await client.create_session(metadata={"conversation_id": str(silent)}),
             await client.create_session(metadata={"conversation_id": "nonsense"}),

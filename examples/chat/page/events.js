@@ -35,6 +35,7 @@ export class Events {
       await shown(leave.signal);
       document.addEventListener("visibilitychange", hidden);
       await inPlace(leave.signal, (name) => this.#stay(leave.signal, name));
+      leave.abort();        // takes its listeners with it
       document.removeEventListener("visibilitychange", hidden);
     }
   }
@@ -105,7 +106,12 @@ function shown(signal) {
 /** Wait so many ms, or for the signal. */
 function pause(ms, signal) {
   return new Promise((resolve) => {
-    const timer = setTimeout(resolve, ms);
-    signal.addEventListener("abort", () => { clearTimeout(timer); resolve(); });
+    const end = () => {
+      clearTimeout(timer);
+      signal.removeEventListener("abort", end);
+      resolve();
+    };
+    const timer = setTimeout(end, ms);
+    signal.addEventListener("abort", end);
   });
 }
