@@ -1,0 +1,195 @@
+"""Servers with one stream and any number of followers, which are told when to say something.
+
+``python -m tests.benchmarks.fanout_servers <peer> <database>``; all are told the same events, ready
+made, and what is measured is how they bring them to each follower.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
+
+import fastapi.sse
+from fastapi import FastAPI, Request
+from sse_starlette import EventSourceResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from opencode_async.brokers.broker import turn_topic
+from opencode_async.models import PENDING
+from opencode_async.protocol.changes import PartDelta
+from opencode_async.turns.frames import Cursor, frame_of
+from tests.benchmarks.host_app import HostApp
+from tests.benchmarks.processes import Json, serve
+
+DELTA = "seventeen characters"
+Event = tuple[str, str, str]  # its id, its type, its data
+
+
+class Server(Protocol):
+    """One of them."""
+
+    app: ASGIApp
+
+    async def path(self) -> str:
+        """Where its stream is."""
+
+    async def say(self, events: int) -> None:
+        """Tell each follower so many events that came at once."""
+
+
+class Queues:
+    """By hand: a queue for each follower, into which everything is put."""
+
+    def __init__(self) -> None:
+        self.app: ASGIApp = self
+        self._queues: set[asyncio.Queue[Any]] = set()
+        self._said = 0
+
+    async def path(self) -> str:
+        return "/events"
+
+    async def say(self, events: int) -> None:
+        for event in self.events(events):
+            self.put(event)
+
+    def put(self, item: object) -> None:
+        for queue in self._queues:
+            queue.put_nowait(item)
+
+    def events(self, number: int) -> Sequence[Event]:
+        first, self._said = self._said + 1, self._said + number
+        data = [{"message_id": "m", "index": 0, "delta": DELTA} for _ in range(number)]
+        encoded = [json.dumps(one, separators=(",", ":")) for one in data]
+        return [(f"m.1.{n}", "part.delta", text) for n, text in enumerate(encoded, first)]
+
+    async def listen(self) -> AsyncIterator[Any]:
+        queue: asyncio.Queue[Any] = asyncio.Queue()
+        self._queues.add(queue)
+        try:
+            while True:
+                yield await queue.get()
+        finally:
+            self._queues.discard(queue)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raise NotImplementedError
+
+
+class SseStarlette(Queues):
+    """An ``EventSourceResponse`` of events, one by one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.app = app = FastAPI()
+
+        @app.get("/events")
+        async def events(request: Request) -> EventSourceResponse:
+            return EventSourceResponse(self.told())
+
+    async def told(self) -> AsyncIterator[dict[str, str]]:
+        async for id_, kind, data in self.listen():
+            yield {"id": id_, "event": kind, "data": data}
+
+
+class FastapiSse(Queues):
+    """FastAPI's own event streams."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.app = app = FastAPI()
+
+        @app.get("/events", response_class=fastapi.sse.EventSourceResponse)
+        async def events() -> AsyncIterator[fastapi.sse.ServerSentEvent]:
+            async for id_, kind, data in self.listen():
+                yield fastapi.sse.ServerSentEvent(raw_data=data, event=kind, id=id_)
+
+
+class RawAsgi(Queues):
+    """No less can be done: what came at once is encoded once, and sent as it is."""
+
+    async def say(self, events: int) -> None:
+        told = self.events(events)
+        self.put("".join(f"id: {i}\nevent: {k}\ndata: {d}\n\n" for i, k, d in told).encode())
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"\n", "more_body": True})
+        async for chunk in self.listen():
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+
+class Library:
+    """Ours: the route of a message's events, whose row somebody else runs."""
+
+    def __init__(self, database: str) -> None:
+        self._app = HostApp(database, "http://127.0.0.1:1", follows=True)
+        self.app: ASGIApp = self._app
+        self._key: Any = None
+        self._said = 0
+
+    async def path(self) -> str:
+        assert self._app.host is not None
+        host = self._app.host
+        row = host.agent.tables.message(
+            conversation_id=await host.conversation(),
+            role="assistant",
+            status=PENDING,
+            position=1,
+            epoch=1,
+            cursor=1,
+            prompt_id="msg_told",
+        )
+        async with host.sessions() as db:
+            db.add(row)
+            await db.commit()
+            await db.refresh(row)
+            self._key = row.id
+        await host.lose_worker(self._key, 3600)
+        await self.say(1)
+        return f"/agent/messages/{self._key}/events"
+
+    async def say(self, events: int) -> None:
+        assert self._app.host is not None
+        first, self._said = self._said + 1, self._said + events
+        frames = [
+            frame_of(PartDelta(0, DELTA), Cursor(str(self._key), 1, seq))
+            for seq in range(first, self._said + 1)
+        ]
+        agent = self._app.host.agent
+        topic = turn_topic(agent.name, self._key)
+        await agent.broker.publish(topic, 1, frames, stored=self._said)
+
+
+def server(peer: str, database: str) -> Server:
+    match peer:
+        case "sse-starlette":
+            return SseStarlette()
+        case "fastapi.sse":
+            return FastapiSse()
+        case "limit":
+            return RawAsgi()
+        case _:
+            return Library(database)
+
+
+def main() -> None:
+    one = server(*sys.argv[1:])
+
+    async def path() -> Json:
+        return {"path": await one.path()}
+
+    async def say(events: int) -> Json:
+        await one.say(events)
+        return {}
+
+    serve(one.app, {"path": path, "say": say})
+
+
+if __name__ == "__main__":
+    main()
