@@ -91,3 +91,8 @@ PEERS: dict[str, Callable[[str, Load], Awaitable[float]]] = {
     "opencode-ai": sdk,
     "limit": limit,
 }
+
+
+async def ingested(peer: str, url: str, load: Load) -> dict[str, float]:
+    """How many deltas one second of CPU time is enough for."""
+    return {"deltas_per_cpu_second": await PEERS[peer](url, load)}

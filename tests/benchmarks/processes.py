@@ -10,9 +10,9 @@ import time
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
+import psutil
 import uvicorn
 from starlette.types import ASGIApp
 
@@ -21,7 +21,6 @@ from tests.support.parts import REPOSITORY
 Json = dict[str, Any]
 Commands = Mapping[str, Callable[..., Awaitable[Json]]]
 START = 60.0  # s
-GOODBYE = 10.0  # s
 LONGEST = 2**24  # bytes of a line
 
 
@@ -80,25 +79,26 @@ def serve(app: ASGIApp, commands: Commands) -> None:
 
 async def usage() -> Json:
     """What this process has taken: CPU time in seconds, resident memory in bytes."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return {"cpu": time.process_time(), "memory": pages * 4096}
+    return {"cpu": time.process_time(), "memory": psutil.Process().memory_info().rss}
+
+
+class Announcing(uvicorn.Server):
+    """A server that says on which port it listens."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        print(json.dumps({"ready": self.servers[0].sockets[0].getsockname()[1]}), flush=True)
 
 
 async def _serve(app: ASGIApp, commands: Commands) -> None:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen(4096)
-        config = uvicorn.Config(app, log_level="warning", access_log=False)
-        server = uvicorn.Server(config)
-        serving = asyncio.create_task(server.serve([listening]))
-        while not server.started and not serving.done():
-            await asyncio.sleep(0.01)
-        print(json.dumps({"ready": listening.getsockname()[1]}), flush=True)
-        reader = asyncio.StreamReader(limit=LONGEST)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
-        while line := await reader.readline():
-            command, arguments = json.loads(line)
-            print(json.dumps(await commands[command](**arguments)), flush=True)
-        server.should_exit = server.force_exit = True
-        await serving
+    config = uvicorn.Config(app, port=0, backlog=4096, log_level="warning", access_log=False)
+    server = Announcing(config)
+    serving = asyncio.create_task(server.serve())
+    reader = asyncio.StreamReader(limit=LONGEST)
+    protocol = asyncio.StreamReaderProtocol(reader)
+    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
+    while line := await reader.readline():
+        command, arguments = json.loads(line)
+        print(json.dumps(await commands[command](**arguments)), flush=True)
+    server.should_exit = server.force_exit = True
+    await serving

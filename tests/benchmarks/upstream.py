@@ -186,6 +186,7 @@ class Upstream:
         self._answers: dict[str, Answer] = {}
         self._busy: dict[str, Json] = {}
         self._waiting: list[Answer] = []
+        self._begun = asyncio.Event()
         self._due: list[tuple[float, int, Answer]] = []
         self._order = count()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -217,10 +218,16 @@ class Upstream:
             self._pace(answer)
         return {"went": len(waiting)}
 
+    async def all_wait(self, answers: int) -> Json:
+        """Return once so many answers wait."""
+        while len(self._waiting) < answers:
+            self._begun.clear()
+            await self._begun.wait()
+        return {}
+
     async def counts(self) -> Json:
-        """How many answers wait, and what was written so far."""
-        bus = self.bus
-        return {"waiting": len(self._waiting), "bytes": bus.bytes, "connections": bus.most}
+        """What was written so far, and the connections there were at once."""
+        return {"bytes": self.bus.bytes, "connections": self.bus.most}
 
     @asynccontextmanager
     async def _running(self, app: Starlette) -> AsyncIterator[None]:
@@ -280,6 +287,7 @@ class Upstream:
         self.bus.emit(b"".join(answer.beginning()))
         if answer.load.waits:
             self._waiting.append(answer)
+            self._begun.set()
         elif answer.load.per_second:
             self._pace(answer)
         else:
@@ -301,4 +309,5 @@ class Upstream:
 
 if __name__ == "__main__":
     upstream = Upstream()
-    serve(upstream.app, {"go": upstream.go, "counts": upstream.counts})
+    commands = {"go": upstream.go, "all_wait": upstream.all_wait, "counts": upstream.counts}
+    serve(upstream.app, commands)
