@@ -49,6 +49,7 @@ from opencode_async.turns.turns import Dispatch, Turns
 from opencode_async.turns.uploading import Uploading
 from opencode_async.web.access import AccessDependency
 from opencode_async.web.followers import FollowerLimits, Followers
+from opencode_async.web.leaving import Leaving
 from opencode_async.web.multipart import UploadLimits
 from opencode_async.web.router import RouterOptions, build_router
 from opencode_async.web.schemas import PostRules
@@ -116,6 +117,7 @@ class Opencode(Generic[ConversationT, MessageT]):
         self.timings = timings or Timings()
         self.broker = broker or MemoryBroker()
         self.routers: list[APIRouter] = []
+        self.leaving = Leaving()
         self.error_reporter = guarded(error_reporter)
         self.server = as_server(server)
         self._instrumentation = harmless(instrumentation, self.error_reporter)
@@ -324,7 +326,9 @@ class Opencode(Generic[ConversationT, MessageT]):
         key = as_key(self.tables.message, message_id)
         shown = self._shown(show)
         following = self.turns.following
-        return await turn_response(following, key, request, self.timings, shown, nullcontext())
+        return await turn_response(
+            following, key, request, self.timings, shown, nullcontext(), self.leaving
+        )
 
     async def erase(self, conversation_id: Any) -> None:
         """Erase a conversation: stop its turn, delete its rows, its OpenCode session, its sandbox.

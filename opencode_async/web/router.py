@@ -264,7 +264,7 @@ def build_router(
         first = await following.start_of(row.id, cursor)
         batches = following.frames(row.id, cursor, first, whole=shown is not None)
         place = followers.one(row.id, access.by)
-        return FollowerResponse(batches, agent.timings, shown, place)
+        return FollowerResponse(batches, agent.timings, shown, place, agent.leaving)
 
     @router.get("/messages/{mid}", response_model=AgentMessage)
     async def get_message(mid: str, access: Caller) -> Response:
@@ -277,7 +277,9 @@ def build_router(
         await let_go(request)
         row = await found_message(access, mid)
         place, following = followers.one(row.conversation_id, access.by), agent.turns.following
-        return await turn_response(following, row.id, request, agent.timings, shown, place)
+        return await turn_response(
+            following, row.id, request, agent.timings, shown, place, agent.leaving
+        )
 
     @router.post("/messages/{mid}/cancel", status_code=202, response_model=AgentMessage)
     async def cancel_message(mid: str, access: Writer) -> Response:

@@ -1,35 +1,48 @@
 """Frames to a browser: the SSE response, its keep-alive, its farewell.
 
-Frames come in batches and leave as one chunk; each is encoded once for all its followers.
+Frames come in batches and leave as one chunk; each is encoded once for all its followers. A
+follower is two tasks, which matters where thousands have nothing to hear.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import anyio
 from fastapi import HTTPException, Request, Response
-from sse_starlette import EventSourceResponse, ServerSentEvent
+from sse_starlette import ServerSentEvent
 from starlette.types import Receive, Scope, Send
 
 from opencode_async.brokers.broker import Frame
 from opencode_async.timings import Timings
-from opencode_async.turns.following import Batches, Following, next_batch
+from opencode_async.turns.following import Batches, Following
 from opencode_async.turns.frames import Cursor
 from opencode_async.web.followers import TooManyFollowers
+from opencode_async.web.leaving import Leaving
 from opencode_async.web.problems import translated
 from opencode_async.web.shown import Shown
 
 SEND_TIMEOUT = 30.0  # s a browser has to take a chunk before it is given up
 PING = ServerSentEvent(comment="ping", sep="\n").encode()
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Connection": "keep-alive",
+    "X-Accel-Buffering": "no",  # nginx would hold events back
+}
 
 
-class FollowerResponse(EventSourceResponse):
-    """The stream of one follower, while there is a ``place`` for it."""
+class FollowerResponse(Response):
+    """The stream of one follower, while there is a ``place`` for it.
+
+    The request's own task listens for the browser that leaves, pings it and says farewell; another
+    one hands on the batches. A middleware may cancel the first, again at each of its waits; the
+    second is cancelled once, and is waited for: it may be using the database.
+    """
+
+    media_type = "text/event-stream"
 
     def __init__(
         self,
@@ -37,67 +50,88 @@ class FollowerResponse(EventSourceResponse):
         timings: Timings,
         shown: Shown | None,
         place: AbstractContextManager[None],
+        leaving: Leaving,
     ) -> None:
+        self.status_code = 200
+        self.background = None
+        self.init_headers(HEADERS)
+        self._batches = batches if shown is None else shown.batches(batches)
+        self._timings = timings
         self._place = place
-        farewell = anyio.Event()
-        if shown is not None:
-            batches = shown.batches(batches)
-        super().__init__(
-            chunks(batches, farewell, timings.ping),
-            ping=0,
-            send_timeout=SEND_TIMEOUT,
-            shutdown_event=farewell,
-            shutdown_grace_period=timings.drain,
-        )
+        self._leaving = leaving
+        self._now = asyncio.get_running_loop().time
+        self._sent = self._now()
+        self._resting: asyncio.Timeout | None = None  # of who listens for the browser
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         try:
             with self._place:
-                await super().__call__(scope, receive, send)
+                await send(start)
+                if scope["method"] == "HEAD" or await self._stream(receive, send):
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
         except TooManyFollowers as error:
             await translated(error)(scope, receive, send)
 
+    async def _stream(self, receive: Receive, send: Send) -> bool:
+        """Send all there is; whether there is still somebody to be told that it has ended."""
+        # At once, so that proxies and EventSource know that the stream stands.
+        await self._send(send, retry("connected"))
+        pumping = asyncio.create_task(self._pump(send), name="opencode follower")
+        pumping.add_done_callback(lambda _: self._rouse())
+        try:
+            with self._leaving.telling(self._rouse):
+                await self._attend(pumping, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                pumping.cancel()
+                await asyncio.wait([pumping])
+                await self._batches.aclose()
+        if not pumping.cancelled():
+            pumping.result()
+        elif self._leaving.now:
+            async with asyncio.timeout(self._timings.drain):
+                await self._send(send, retry("the server is shutting down"))
+        else:
+            return False
+        return True
+
+    async def _pump(self, send: Send) -> None:
+        async for frames in self._batches:
+            await self._send(send, b"".join(map(encoded, frames)))
+
+    async def _attend(self, pumping: asyncio.Task[None], receive: Receive, send: Send) -> None:
+        """Return when the browser has left, when all is said, or when the server goes."""
+        while not (pumping.done() or self._leaving.now):
+            try:
+                async with asyncio.timeout_at(self._sent + self._timings.ping) as self._resting:
+                    message = await receive()
+            except TimeoutError:
+                if self._now() - self._sent >= self._timings.ping:
+                    await self._send(send, PING)
+            else:
+                if message["type"] == "http.disconnect":
+                    return
+            finally:
+                self._resting = None
+
+    def _rouse(self) -> None:
+        """Have the request's task look up."""
+        if self._resting is not None:
+            self._resting.reschedule(self._now())
+
+    async def _send(self, send: Send, chunk: bytes) -> None:
+        self._sent = self._now()
+        async with asyncio.timeout(SEND_TIMEOUT):
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
 
 def encoded(frame: Frame) -> bytes:
-    """The frame's bytes on the wire."""
+    """The frame's bytes on the wire; its data, being JSON, is one line."""
     if frame.encoded is None:
-        event = ServerSentEvent(frame.data, event=frame.event, id=frame.id, sep="\n")
-        frame.encoded = event.encode()
+        text = f"id: {frame.id}\nevent: {frame.event}\ndata: {frame.data}\n\n"
+        frame.encoded = text.encode()
     return frame.encoded
-
-
-async def chunks(
-    batches: Batches, farewell: anyio.Event, ping: float
-) -> AsyncGenerator[bytes, None]:
-    """What is sent: each batch as one chunk, a comment when it is quiet, a farewell at shutdown."""
-    # At once, so that proxies and EventSource know that the stream stands.
-    yield retry("connected")
-    leaving = asyncio.ensure_future(farewell.wait())
-    coming = asyncio.ensure_future(next_batch(batches))
-    try:
-        while True:
-            done, _ = await asyncio.wait(
-                (coming, leaving), timeout=ping, return_when=asyncio.FIRST_COMPLETED
-            )
-            if coming in done:
-                frames = coming.result()
-                if frames is None:
-                    return
-                yield b"".join(map(encoded, frames))
-                coming = asyncio.ensure_future(next_batch(batches))
-            elif leaving in done:
-                yield retry("the server is shutting down")
-                return
-            else:
-                yield PING
-    finally:
-        # Where the browser is gone, the cancellation comes again at each wait; what is left alone
-        # here would still use the database when the app has closed it.
-        with anyio.CancelScope(shield=True):
-            for task in (coming, leaving):
-                task.cancel()
-            await asyncio.wait((coming, leaving))
-            await batches.aclose()
 
 
 def retry(comment: str) -> bytes:
@@ -119,6 +153,7 @@ async def turn_response(
     timings: Timings,
     shown: Shown | None,
     place: AbstractContextManager[None],
+    leaving: Leaving,
 ) -> Response:
     """The stream of one turn; 204 where nothing is left to say, which ends an ``EventSource``."""
     cursor = cursor_of(request)
@@ -128,7 +163,7 @@ async def turn_response(
     if stands.terminal and cursor == stands.cursor:
         return Response(status_code=204)
     batches = following.turn(key, cursor, whole=shown is not None)
-    return FollowerResponse(batches, timings, shown, place)
+    return FollowerResponse(batches, timings, shown, place, leaving)
 
 
 async def let_go(request: Request) -> None:

@@ -3,7 +3,7 @@
 # No postponed annotations: FastAPI resolves those of nested functions from the module's names.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from typing import Annotated, Any
 
 import anyio
@@ -13,7 +13,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from opencode_async import Access, Timings
 from opencode_async.testing import ScriptedServer
-from opencode_async.web.sse import chunks
+from opencode_async.web.leaving import Leaving
+from opencode_async.web.sse import FollowerResponse
 from tests.support.hosts import Host, host
 from tests.support.serving import listening, serving
 
@@ -152,9 +153,15 @@ async def test_nothing_is_left_of_the_stream_of_somebody_who_vanished() -> None:
             await closed.wait()  # a connection is closed gracefully, say
             left.append("the database")
 
+    async def nothing() -> Any:
+        await asyncio.Event().wait()
+
     async def read() -> None:
-        async for _ in chunks(batches(), anyio.Event(), 15):
-            pass
+        response = FollowerResponse(batches(), Timings(), None, nullcontext(), Leaving())
+        await response({"type": "http", "method": "GET"}, nothing, sent)
+
+    async def sent(message: Any) -> None:
+        pass
 
     async def close() -> None:
         await leaving.wait()
