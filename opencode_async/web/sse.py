@@ -14,7 +14,7 @@ from typing import Any
 import anyio
 from fastapi import HTTPException, Request, Response
 from sse_starlette import ServerSentEvent
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from opencode_async.brokers.broker import Frame
 from opencode_async.timings import Timings
@@ -29,7 +29,6 @@ SEND_TIMEOUT = 30.0  # s a browser has to take a chunk before it is given up
 PING = ServerSentEvent(comment="ping", sep="\n").encode()
 HEADERS = {
     "Cache-Control": "no-store",
-    "Connection": "keep-alive",
     "X-Accel-Buffering": "no",  # nginx would hold events back
 }
 
@@ -61,6 +60,7 @@ class FollowerResponse(Response):
         self._leaving = leaving
         self._now = asyncio.get_running_loop().time
         self._sent = self._now()
+        self._sending = False  # since then, and the browser has yet to take it
         self._resting: asyncio.Timeout | None = None  # of who listens for the browser
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,6 +70,8 @@ class FollowerResponse(Response):
                 await send(start)
                 if scope["method"] == "HEAD" or await self._stream(receive, send):
                     await send({"type": "http.response.body", "body": b"", "more_body": False})
+            if self.background is not None:
+                await self.background()
         except TooManyFollowers as error:
             await translated(error)(scope, receive, send)
 
@@ -98,16 +100,26 @@ class FollowerResponse(Response):
 
     async def _pump(self, send: Send) -> None:
         async for frames in self._batches:
-            await self._send(send, b"".join(map(encoded, frames)))
+            # No time-out of its own, which would cost more than all else here.
+            self._sent, self._sending = self._now(), True
+            await send(part_of_body(b"".join(map(encoded, frames))))
+            self._sending = False
 
     async def _attend(self, pumping: asyncio.Task[None], receive: Receive, send: Send) -> None:
-        """Return when the browser has left, when all is said, or when the server goes."""
+        """Return when the browser has left, when all is said, or when the server goes.
+
+        Raises ``TimeoutError`` for a browser that takes nothing.
+        """
         while not (pumping.done() or self._leaving.now):
+            patience = SEND_TIMEOUT if self._sending else self._timings.ping
             try:
-                async with asyncio.timeout_at(self._sent + self._timings.ping) as self._resting:
+                async with asyncio.timeout_at(self._sent + patience) as self._resting:
                     message = await receive()
             except TimeoutError:
-                if self._now() - self._sent >= self._timings.ping:
+                quiet = self._now() - self._sent
+                if self._sending and quiet >= SEND_TIMEOUT:
+                    raise
+                if not self._sending and quiet >= self._timings.ping:
                     await self._send(send, PING)
             else:
                 if message["type"] == "http.disconnect":
@@ -117,13 +129,17 @@ class FollowerResponse(Response):
 
     def _rouse(self) -> None:
         """Have the request's task look up."""
-        if self._resting is not None:
+        if self._resting is not None and not self._resting.expired():
             self._resting.reschedule(self._now())
 
     async def _send(self, send: Send, chunk: bytes) -> None:
         self._sent = self._now()
         async with asyncio.timeout(SEND_TIMEOUT):
-            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            await send(part_of_body(chunk))
+
+
+def part_of_body(chunk: bytes) -> Message:
+    return {"type": "http.response.body", "body": chunk, "more_body": True}
 
 
 def encoded(frame: Frame) -> bytes:
