@@ -7,7 +7,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from urllib.parse import urlsplit
+
+import httpx
 
 from tests.benchmarks.processes import Child, child
 from tests.benchmarks.upstream import BURST
@@ -67,19 +68,22 @@ class Crowd:
             raise ValueError(f"{self.lost} streams broke, {self._heard} of {self._wanted} events")
 
 
+async def connected(url: str, follower: asyncio.Protocol) -> asyncio.Transport:
+    """Connect a follower to a server."""
+    where, loop = httpx.URL(url), asyncio.get_running_loop()
+    transport, _ = await loop.create_connection(lambda: follower, where.host, where.port or 80)
+    return transport
+
+
 @asynccontextmanager
 async def following(url: str, path: str, number: int) -> AsyncIterator[Crowd]:
     """So many connections that follow."""
-    where, crowd = urlsplit(url), Crowd()
-    loop = asyncio.get_running_loop()
+    crowd = Crowd()
     async with AsyncExitStack() as stack:
         for begin in range(0, number, AT_ONCE):
             followers = [Follower(crowd, path) for _ in range(begin, min(number, begin + AT_ONCE))]
             for follower in followers:
-                transport, _ = await loop.create_connection(
-                    lambda one=follower: one, where.hostname, where.port
-                )
-                stack.callback(transport.abort)
+                stack.callback((await connected(url, follower)).abort)
             await asyncio.gather(*(follower.stands for follower in followers))
         yield crowd
 

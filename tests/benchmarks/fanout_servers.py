@@ -134,8 +134,8 @@ class Library:
         self._said = 0
 
     async def path(self) -> str:
-        assert self._app.host is not None
-        host = self._app.host
+        assert self._app.running is not None
+        host = self._app.running
         row = host.agent.tables.message(
             conversation_id=await host.conversation(),
             role="assistant",
@@ -155,13 +155,13 @@ class Library:
         return f"/agent/messages/{self._key}/events"
 
     async def say(self, events: int) -> None:
-        assert self._app.host is not None
+        assert self._app.running is not None
         first, self._said = self._said + 1, self._said + events
         frames = [
             frame_of(PartDelta(0, DELTA), Cursor(str(self._key), 1, seq))
             for seq in range(first, self._said + 1)
         ]
-        agent = self._app.host.agent
+        agent = self._app.running.agent
         topic = turn_topic(agent.name, self._key)
         await agent.broker.publish(topic, 1, frames, stored=self._said)
 

@@ -27,7 +27,7 @@ def complain(error: BaseException, *, severity: Severity, context: dict[str, str
 
 
 class HostApp(FastAPI):
-    """The app; ``host`` is what it runs once it has started.
+    """The app; ``running`` is what it runs once it has started.
 
     One that only ``follows`` runs no turns.
     """
@@ -36,11 +36,11 @@ class HostApp(FastAPI):
         self, database: str, upstream: str, broker: Job = None, *, follows: bool = False
     ) -> None:
         super().__init__(lifespan=self._running)
-        self.host: Host[Any, Any] | None = None
+        self.running: Host[Any, Any] | None = None
         self._database = database
         self._upstream = upstream
         self._broker = broker
-        self._options = {"dispatch": nowhere} if follows else {}
+        self._options: dict[str, Any] = {"dispatch": nowhere} if follows else {}
 
     @asynccontextmanager
     async def _running(self, app: FastAPI) -> AsyncIterator[None]:
@@ -53,8 +53,8 @@ class HostApp(FastAPI):
                 timings=Timings(),
                 error_reporter=complain,
                 **self._options,
-            ) as self.host,
+            ) as self.running,
         ):
-            router = self.host.agent.router(access=anybody, followers=NO_LIMITS)
+            router = self.running.agent.router(access=anybody, followers=NO_LIMITS)
             self.include_router(router, prefix="/agent")
             yield

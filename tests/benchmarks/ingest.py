@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 import httpx
 from opencode_ai import AsyncOpencode
@@ -60,10 +61,16 @@ async def sdk(url: str, load: Load) -> float:
         async for event in stream:
             kind: str = event.type
             if kind == "message.part.delta":
-                text.append(event.properties.delta)  # type: ignore[union-attr]
+                text.append(delta_of(event.properties))
             elif kind == "session.idle":
                 break
         return timed.done("".join(text))
+
+
+def delta_of(properties: Any) -> str:
+    """The SDK is older than this event, and knows it as one of another type."""
+    delta: str = properties.delta
+    return delta
 
 
 async def limit(url: str, load: Load) -> float:

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import httpx
 from fastapi import FastAPI
@@ -83,7 +84,7 @@ async def told(opencode: AsyncOpencode, load: str) -> AsyncIterator[dict[str, st
     path = f"/session/{session.id}/prompt_async"
     await opencode.post(path, cast_to=type(None), body={"parts": [text]})
     async for event in stream:
-        properties = event.properties
+        properties: Any = event.properties
         if getattr(properties, "session_id", getattr(properties, "sessionID", None)) != session.id:
             continue
         kind: str = event.type

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from statistics import quantiles
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 
+from tests.benchmarks.fanout import connected
 from tests.benchmarks.processes import Child, child
 from tests.benchmarks.upstream import Load
 
@@ -67,12 +68,10 @@ class Follower(asyncio.Protocol):
             self.over.set_result(None)
 
 
-async def connected(url: str, path: str, stack: AsyncExitStack) -> Follower:
-    """A follower that stands."""
-    where, follower = urlsplit(url), Follower(path)
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_connection(lambda: follower, where.hostname, where.port)
-    stack.callback(transport.abort)
+async def standing(url: str, path: str, stack: AsyncExitStack) -> Follower:
+    """A follower that has its answer's first bytes."""
+    follower = Follower(path)
+    stack.callback((await connected(url, follower)).abort)
     await follower.stands
     return follower
 
@@ -91,14 +90,14 @@ class Starting:
             case "limit":
                 made = await http.post(f"{self._upstream.url}/session", json={})
                 session_id = made.json()["id"]
-                follower = await connected(self._server.url, f"/{session_id}", stack)
+                follower = await standing(self._server.url, f"/{session_id}", stack)
                 path = f"{self._upstream.url}/session/{session_id}/prompt_async"
                 parts = [{"type": "text", "text": str(load)}]
                 (await http.post(path, json={"parts": parts})).raise_for_status()
                 return follower
             case "by hand":
                 path = f"/turn?load={quote(str(load))}"
-                return await connected(self._server.url, path, stack)
+                return await standing(self._server.url, path, stack)
             case _:
                 agent = f"{self._server.url}/agent"
                 cid = (await http.post(f"{agent}/conversations")).json()["id"]
@@ -106,7 +105,7 @@ class Starting:
                     f"{agent}/conversations/{cid}/messages", json={"text": str(load)}
                 )
                 mid = posted.raise_for_status().json()["id"]
-                return await connected(self._web.url, f"/agent/messages/{mid}/events", stack)
+                return await standing(self._web.url, f"/agent/messages/{mid}/events", stack)
 
 
 async def turns(

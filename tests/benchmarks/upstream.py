@@ -24,7 +24,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from tests.benchmarks.processes import serve
+from tests.benchmarks.processes import Commands, serve
 
 Json = dict[str, Any]
 BURST = 32  # deltas at once: OpenCode sends dozens in one write (1.18.33, measured)
@@ -191,7 +191,7 @@ class Upstream:
         self._order = count()
         self._tasks: set[asyncio.Task[None]] = set()
         session, message = "/session/{id}", "/session/{id}/message"
-        self.app = Starlette(
+        self.app: Starlette = Starlette(
             routes=[
                 Route("/global/health", self._say({"healthy": True, "version": "1.18.33"})),
                 Route("/path", self._say({"directory": "/", "worktree": "/"})),
@@ -309,5 +309,9 @@ class Upstream:
 
 if __name__ == "__main__":
     upstream = Upstream()
-    commands = {"go": upstream.go, "all_wait": upstream.all_wait, "counts": upstream.counts}
+    commands: Commands = {
+        "go": upstream.go,
+        "all_wait": upstream.all_wait,
+        "counts": upstream.counts,
+    }
     serve(upstream.app, commands)
