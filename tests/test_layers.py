@@ -45,7 +45,7 @@ TECHNOLOGY = {  # third party -> the only places that may import it
     "imagesize": {"artifacts"},
     "anyio": {"artifacts", "client", "testing", "web"},
     "httpx": {"client", "testing"},
-    "httpx_sse": {"client", "testing"},
+    "httpx_sse": {"testing"},
     "sqlalchemy": {*ROWS, "artifacts", "session", "tables", "turns", "web", "opencode", "cli"}
     | {"brokers/postgres.py"},
     "asyncpg": set(),

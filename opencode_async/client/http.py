@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, TypeVar
 
 import httpx
-import httpx_sse
 
+from opencode_async.client.frames import Frames
 from opencode_async.client.server import Server
 from opencode_async.errors import (
     AuthenticationError,
@@ -31,6 +31,7 @@ Read = TypeVar("Read")
 REST_TIMEOUT = httpx.Timeout(30.0, connect=5.0, read=15.0)
 # The server sends a heartbeat every 10 s: two missing ones mean that the connection is dead.
 HEARTBEAT_TIMEOUT = 25.0
+EVENT_STREAM = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
 # One stream per directory, and as many requests at once as turns may start or end together.
 REST_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
 
@@ -146,16 +147,16 @@ class HttpConnection:
     async def events(self, path: str) -> AsyncIterator[AsyncIterator[str]]:
         """The data of each frame of an event stream; iterating raises what ``request`` does."""
         try:
-            async with httpx_sse.aconnect_sse(
-                self._streams, "GET", path, params=self._query({}), headers={}
-            ) as source:
-                if not source.response.is_success:
-                    await source.response.aread()
-                    raise error_from(source.response)
-                try:
-                    yield _frames(source)
-                except httpx_sse.SSEError as error:
-                    raise _malformed(source.response, error) from error
+            async with self._streams.stream(
+                "GET", path, params=self._query({}), headers=EVENT_STREAM
+            ) as response:
+                if not response.is_success:
+                    await response.aread()
+                    raise error_from(response)
+                kind = response.headers.get("Content-Type", "")
+                if not kind.startswith(EVENT_STREAM["Accept"]):
+                    raise _malformed(response, ValueError(f"not an event stream: {kind!r}"))
+                yield _frames(response)
         except httpx.ReadTimeout as error:
             raise IdleStreamError(f"GET {path}: silent for {HEARTBEAT_TIMEOUT:.0f} s") from error
         except httpx.TimeoutException as error:
@@ -177,10 +178,11 @@ class Lent(httpx.AsyncBaseTransport):
         return await self._transport.handle_async_request(request)
 
 
-async def _frames(source: httpx_sse.EventSource) -> AsyncIterator[str]:
-    async for frame in source.aiter_sse():
-        if frame.data:  # a comment after an id decodes to an empty frame
-            yield frame.data
+async def _frames(response: httpx.Response) -> AsyncIterator[str]:
+    frames = Frames()
+    async for text in response.aiter_text():
+        for data in frames.feed(text):
+            yield data
 
 
 def parsed(
