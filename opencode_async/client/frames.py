@@ -28,7 +28,7 @@ class Frames:
         data = self._data
         for line in lines:
             if line.startswith("data:"):
-                data.append(line[5:])
+                data.append(line[5:].removeprefix(" "))
             elif not line and data:
                 frames.append("\n".join(data) if len(data) > 1 else data[0])
                 data.clear()
