@@ -105,6 +105,7 @@ class Following(Generic[ConversationT, MessageT]):
         ):
             async for frames in batches:
                 yield frames
+                del frames  # a snapshot may be large, and the next may be long in coming
 
     async def frames(
         self, key: Any, after: Cursor | None = None, *, whole: bool = False
@@ -128,6 +129,7 @@ class Following(Generic[ConversationT, MessageT]):
                 yield [row_frame(row, Snapshot, beside)]
                 at, whole = here, False
             resumed = at.seq < here.seq
+            del found, row, beside  # what they hold may be large, and the turn may be long
             async with (
                 self._broker.follow(topic, at.epoch, at.seq) as feed,
                 aclosing(self._frames(key, feed, at, resumed)) as batches,
@@ -136,6 +138,7 @@ class Following(Generic[ConversationT, MessageT]):
                     async for frames in batches:
                         yield frames
                         at, resumed = Cursor(message_id, at.epoch, frames[-1].seq), False
+                        del frames
                 except _RowIsAhead:
                     at = None
                 except CursorExpired:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 from sse_starlette.sse import AppStatus
 
@@ -20,19 +19,18 @@ class Leaving:
         self._streams: set[Callable[[], None]] = set()
         self._watching: asyncio.Task[None] | None = None
 
-    @contextmanager
-    def telling(self, stream: Callable[[], None]) -> Iterator[None]:
-        """While the block lasts the stream is called when the server goes."""
+    def add(self, stream: Callable[[], None]) -> None:
+        """Call the stream when the server goes, until it is discarded."""
         self._streams.add(stream)
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch(), name="opencode leaving")
-        try:
-            yield
-        finally:
-            self._streams.discard(stream)
-            if not self._streams:
-                self._watching.cancel()
-                self._watching = None
+
+    def discard(self, stream: Callable[[], None]) -> None:
+        """It need not be called any more."""
+        self._streams.discard(stream)
+        if not self._streams and self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
 
     async def _watch(self) -> None:
         while not told_to_go():  # noqa: ASYNC110 - uvicorn has no event for it

@@ -27,10 +27,11 @@ from opencode_async.web.shown import Shown
 
 SEND_TIMEOUT = 30.0  # s a browser has to take a chunk before it is given up
 PING = ServerSentEvent(comment="ping", sep="\n").encode()
-HEADERS = {
-    "Cache-Control": "no-store",
-    "X-Accel-Buffering": "no",  # nginx would hold events back
-}
+HEADERS = (
+    (b"cache-control", b"no-store"),
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"x-accel-buffering", b"no"),  # nginx would hold events back
+)
 
 
 class FollowerResponse(Response):
@@ -41,7 +42,8 @@ class FollowerResponse(Response):
     second is cancelled once, and is waited for: it may be using the database.
     """
 
-    media_type = "text/event-stream"
+    status_code = 200
+    background = None
 
     def __init__(
         self,
@@ -51,9 +53,7 @@ class FollowerResponse(Response):
         place: AbstractContextManager[None],
         leaving: Leaving,
     ) -> None:
-        self.status_code = 200
-        self.background = None
-        self.init_headers(HEADERS)
+        self.raw_headers = list(HEADERS)
         self._batches = batches if shown is None else shown.batches(batches)
         self._timings = timings
         self._place = place
@@ -81,10 +81,11 @@ class FollowerResponse(Response):
         await self._send(send, retry("connected"))
         pumping = asyncio.create_task(self._pump(send), name="opencode follower")
         pumping.add_done_callback(lambda _: self._rouse())
+        self._leaving.add(self._rouse)
         try:
-            with self._leaving.telling(self._rouse):
-                await self._attend(pumping, receive, send)
+            await self._attend(pumping, receive, send)
         finally:
+            self._leaving.discard(self._rouse)
             with anyio.CancelScope(shield=True):
                 pumping.cancel()
                 await asyncio.wait([pumping])
@@ -104,6 +105,7 @@ class FollowerResponse(Response):
             self._sent, self._sending = self._now(), True
             await send(part_of_body(b"".join(map(encoded, frames))))
             self._sending = False
+            del frames  # a snapshot may be large, and the next may be long in coming
 
     async def _attend(self, pumping: asyncio.Task[None], receive: Receive, send: Send) -> None:
         """Return when the browser has left, when all is said, or when the server goes.
