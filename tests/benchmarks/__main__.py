@@ -24,7 +24,8 @@ TINY = Sizes(
     seconds=0.2,
     replies={"1mb": 1000, "10mb": 2000},
     idle=2,
-    brokers=2,
+    brokers=["redis"],
+    apart=2,
 )
 
 

@@ -41,7 +41,8 @@ class Sizes:
     seconds: float = 10
     replies: Mapping[str, int] = field(default_factory=lambda: REPLIES)
     idle: int = 5000
-    brokers: int = 50  # turns
+    brokers: Collection[str] = ("memory", "postgres", "redis")
+    apart: int = 50  # turns that are followed in another process
 
 
 @dataclass(frozen=True)
@@ -69,28 +70,22 @@ async def compare_ingest(sizes: Sizes, parts: Parts, report: Report) -> None:
 
 async def compare_fanout(sizes: Sizes, parts: Parts, report: Report) -> None:
     for key, number in sizes.followers.items():
-        await _compare_fanout(sizes, parts, report, number, BURST, key)
-    # Most of the time the events of one turn come one by one.
-    number = sizes.followers["fanout100"]
-    await _compare_fanout(sizes, parts, report, number, 1, "fanout100_one_by_one")
-
-
-async def _compare_fanout(
-    sizes: Sizes, parts: Parts, report: Report, number: int, burst: int, key: str
-) -> None:
-    bursts = min(max(2, sizes.deliveries // (number * BURST)), 200)
-    measured = await interleaved(
-        sizes.rounds,
-        {
-            peer: partial(fanout.fan_out, peer, parts.folder, number, bursts, burst)
-            for peer in fanout.PEERS
-        },
-    )
-    report.table(f"Fan-out: {number} followers, {burst} events at once", measured)
-    rates = {peer: figures["events_per_cpu_second"] for peer, figures in measured.items()}
-    report.note(f"{key}_per_cpu_second", rates[OURS])
-    for peer, name in KEYS.items():
-        report.note(f"{key}_vs_{name}", rates[OURS] / rates[peer])
+        bursts = min(max(2, sizes.deliveries // (number * BURST)), 200)
+        measured = await interleaved(
+            sizes.rounds,
+            {
+                peer: partial(fanout.fan_out, peer, parts.folder, number, bursts)
+                for peer in fanout.PEERS
+            },
+        )
+        report.table(f"Fan-out: {number} followers, {BURST} events at once, or one", measured)
+        ours = measured[OURS]
+        report.note(f"{key}_per_cpu_second", ours["in_bursts"])
+        for peer, name in KEYS.items():
+            theirs = measured[peer]
+            report.note(f"{key}_vs_{name}", ours["in_bursts"] / theirs["in_bursts"])
+            # Most of the time the events of one turn come one by one.
+            report.note(f"{key}_one_by_one_vs_{name}", ours["one_by_one"] / theirs["one_by_one"])
 
 
 async def compare_turns(sizes: Sizes, parts: Parts, report: Report) -> None:
@@ -160,16 +155,16 @@ async def compare_brokers(sizes: Sizes, parts: Parts, report: Report) -> None:
     measured = await interleaved(
         sizes.rounds,
         {
-            kind: partial(_turns, parts, OURS, sizes.brokers, load, job, processes=2)
-            for kind, job in jobs.items()
+            kind: partial(_turns, parts, OURS, sizes.apart, load, jobs[kind], processes=2)
+            for kind in sizes.brokers
         },
     )
-    report.table(f"Brokers: {sizes.brokers} turns, followed in another process", measured)
+    report.table(f"Brokers: {sizes.apart} turns, followed in another process", measured)
     for kind, figures in measured.items():
         for name in ("p50_ms", "p99_ms", "lost"):
             report.note(f"broker_{kind}_{name}", figures[name])
         for name in ("cpu", "web_cpu"):
-            per_delta = figures[name] / sizes.brokers / load.deltas
+            per_delta = figures[name] / sizes.apart / load.deltas
             report.note(f"broker_{kind}_{name}_us_per_delta", per_delta * 1e6)
 
 

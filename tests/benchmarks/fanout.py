@@ -88,19 +88,30 @@ async def following(url: str, path: str, number: int) -> AsyncIterator[Crowd]:
         yield crowd
 
 
-async def fan_out(
-    peer: str, folder: Path, followers: int, bursts: int, size: int = BURST
-) -> dict[str, float]:
-    """Events per second of the server's CPU, and the milliseconds until all have a burst."""
+@asynccontextmanager
+async def saying(peer: str, folder: Path) -> AsyncIterator[tuple[Child, str]]:
+    """A peer's server, and where its stream is."""
     database = f"sqlite+aiosqlite:///{folder / f'{time.monotonic_ns()}.db'}"
-    async with child("fanout_servers", peer, database) as server:
-        path = (await server.ask("path"))["path"]
-        async with following(server.url, path, followers) as crowd:
+    ours = peer == "opencode_async"
+    starting = child("fanout_library", database) if ours else child("fanout_servers", peer)
+    async with starting as server:
+        yield server, (await server.ask("path"))["path"]
+
+
+async def fan_out(peer: str, folder: Path, followers: int, bursts: int) -> dict[str, float]:
+    """Events of bursts, and single ones, per second of CPU; ms until all have a burst."""
+    figures = {}
+    async with (
+        saying(peer, folder) as (server, path),
+        following(server.url, path, followers) as crowd,
+    ):
+        for name, size in (("in_bursts", BURST), ("one_by_one", 1)):
             await crowd.told(server, followers, size)  # whatever is done once is done
             before, began = await server.cpu(), time.monotonic()
             for _ in range(bursts):
                 await crowd.told(server, followers, size)
             seconds = time.monotonic() - began
             cpu = await server.cpu() - before
-    events = followers * bursts * size
-    return {"events_per_cpu_second": events / cpu, "burst_ms": seconds / bursts * 1000}
+            figures[name] = followers * bursts * size / cpu
+            figures[f"{name}_ms"] = seconds / bursts * 1000
+    return figures

@@ -1,7 +1,7 @@
 """Servers with one stream and any number of followers, which are told when to say something.
 
-``python -m tests.benchmarks.fanout_servers <peer> <database>``; all are told the same events, ready
-made, and what is measured is how they bring them to each follower.
+``python -m tests.benchmarks.fanout_servers <peer>``; all are told the same events, ready made, and
+what is measured is how they bring them to each follower. Ours is in ``fanout_library``.
 """
 
 from __future__ import annotations
@@ -17,11 +17,6 @@ from fastapi import FastAPI, Request
 from sse_starlette import EventSourceResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from opencode_async.brokers.broker import turn_topic
-from opencode_async.models import PENDING
-from opencode_async.protocol.changes import PartDelta
-from opencode_async.turns.frames import Cursor, frame_of
-from tests.benchmarks.host_app import HostApp
 from tests.benchmarks.processes import Json, serve
 
 DELTA = "seventeen characters"
@@ -124,62 +119,11 @@ class RawAsgi(Queues):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
 
 
-class Library:
-    """Ours: the route of a message's events, whose row somebody else runs."""
-
-    def __init__(self, database: str) -> None:
-        self._app = HostApp(database, "http://127.0.0.1:1", follows=True)
-        self.app: ASGIApp = self._app
-        self._key: Any = None
-        self._said = 0
-
-    async def path(self) -> str:
-        assert self._app.running is not None
-        host = self._app.running
-        row = host.agent.tables.message(
-            conversation_id=await host.conversation(),
-            role="assistant",
-            status=PENDING,
-            position=1,
-            epoch=1,
-            cursor=1,
-            prompt_id="msg_told",
-        )
-        async with host.sessions() as db:
-            db.add(row)
-            await db.commit()
-            await db.refresh(row)
-            self._key = row.id
-        await host.lose_worker(self._key, 3600)
-        await self.say(1)
-        return f"/agent/messages/{self._key}/events"
-
-    async def say(self, events: int) -> None:
-        assert self._app.running is not None
-        first, self._said = self._said + 1, self._said + events
-        frames = [
-            frame_of(PartDelta(0, DELTA), Cursor(str(self._key), 1, seq))
-            for seq in range(first, self._said + 1)
-        ]
-        agent = self._app.running.agent
-        topic = turn_topic(agent.name, self._key)
-        await agent.broker.publish(topic, 1, frames, stored=self._said)
+PEERS = {"sse-starlette": SseStarlette, "fastapi.sse": FastapiSse, "limit": RawAsgi}
 
 
-def server(peer: str, database: str) -> Server:
-    match peer:
-        case "sse-starlette":
-            return SseStarlette()
-        case "fastapi.sse":
-            return FastapiSse()
-        case "limit":
-            return RawAsgi()
-        case _:
-            return Library(database)
-
-
-def main() -> None:
-    one = server(*sys.argv[1:])
+def serve_saying(one: Server) -> None:
+    """Serve it, and have it say what it is told to."""
 
     async def path() -> Json:
         return {"path": await one.path()}
@@ -192,4 +136,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve_saying(PEERS[sys.argv[1]]())

@@ -1,7 +1,11 @@
-"""An app with the library in it, as one deploys it, for the benchmarks that are about servers."""
+"""An app with the library in it, as one deploys it, for the benchmarks that are about servers.
+
+``python -m tests.benchmarks.host_app <database> <upstream> <broker> [follows]``
+"""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -12,6 +16,7 @@ from fastapi import FastAPI
 from opencode_async import Access, Timings
 from opencode_async.observability.error_reporter import Severity
 from opencode_async.web.followers import FollowerLimits
+from tests.benchmarks.processes import serve
 from tests.support.brokers import Job, broker_of
 from tests.support.hosts import Host, host, nowhere
 
@@ -58,3 +63,8 @@ class HostApp(FastAPI):
             router = self.running.agent.router(access=anybody, followers=NO_LIMITS)
             self.include_router(router, prefix="/agent")
             yield
+
+
+if __name__ == "__main__":
+    database, upstream, broker, *more = sys.argv[1:]
+    serve(HostApp(database, upstream, json.loads(broker), follows=bool(more)), {})

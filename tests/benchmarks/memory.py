@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
-from tests.benchmarks.fanout import following
-from tests.benchmarks.processes import child
+from tests.benchmarks.fanout import following, saying
 
 PEERS = ("opencode_async", "sse-starlette", "limit")
 FIRST = 100  # followers, whose coming costs what is paid once
@@ -14,9 +12,7 @@ FIRST = 100  # followers, whose coming costs what is paid once
 
 async def idle(peer: str, folder: Path, followers: int) -> dict[str, float]:
     """The kilobytes of resident memory for each of so many."""
-    database = f"sqlite+aiosqlite:///{folder / f'{time.monotonic_ns()}.db'}"
-    async with child("fanout_servers", peer, database) as server:
-        path = (await server.ask("path"))["path"]
+    async with saying(peer, folder) as (server, path):
         first = min(FIRST, followers)
         async with following(server.url, path, first):
             before = (await server.ask("usage"))["memory"]

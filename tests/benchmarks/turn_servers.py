@@ -1,6 +1,6 @@
 """Servers in which turns run, each with a follower, to be compared.
 
-``python -m tests.benchmarks.turn_servers <peer> <upstream> <database> <broker>``
+``python -m tests.benchmarks.turn_servers <peer> <upstream>``; ours is ``host_app``.
 """
 
 from __future__ import annotations
@@ -8,17 +8,15 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
-from opencode_ai import AsyncOpencode
 from sse_starlette import EventSourceResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from tests.benchmarks.host_app import HostApp
 from tests.benchmarks.processes import serve
 
 OF_SESSION = b'"sessionID":"'
@@ -63,6 +61,8 @@ class Relay:
 def by_hand(upstream: str) -> FastAPI:
     """The SDK's event stream for each turn, of which it takes what is its own, event by event."""
 
+    from opencode_ai import AsyncOpencode  # takes half a second
+
     @asynccontextmanager
     async def running(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncOpencode(base_url=upstream) as app.state.opencode:
@@ -77,14 +77,14 @@ def by_hand(upstream: str) -> FastAPI:
     return app
 
 
-async def told(opencode: AsyncOpencode, load: str) -> AsyncIterator[dict[str, str]]:
+async def told(opencode: Any, load: str) -> AsyncIterator[dict[str, str]]:
     session = await opencode.session.create(extra_body={})
     stream = await opencode.event.list()
     text = {"type": "text", "text": load}
     path = f"/session/{session.id}/prompt_async"
     await opencode.post(path, cast_to=type(None), body={"parts": [text]})
     async for event in stream:
-        properties: Any = event.properties
+        properties = event.properties
         if getattr(properties, "session_id", getattr(properties, "sessionID", None)) != session.id:
             continue
         kind: str = event.type
@@ -95,15 +95,7 @@ async def told(opencode: AsyncOpencode, load: str) -> AsyncIterator[dict[str, st
             return
 
 
-def app_of(peer: str, upstream: str, database: str, broker: str) -> ASGIApp:
-    match peer:
-        case "limit":
-            return Relay(upstream)
-        case "by hand":
-            return by_hand(upstream)
-        case _:
-            return HostApp(database, upstream, json.loads(broker), follows=peer == "follows")
-
+PEERS: dict[str, Callable[[str], ASGIApp]] = {"limit": Relay, "by hand": by_hand}
 
 if __name__ == "__main__":
-    serve(app_of(*sys.argv[1:]), {})
+    serve(PEERS[sys.argv[1]](sys.argv[2]), {})

@@ -17,8 +17,6 @@ from tests.benchmarks.fanout import connected
 from tests.benchmarks.processes import Child, child
 from tests.benchmarks.upstream import Load
 
-PEERS = ("opencode_async", "limit")
-BY_HAND = "by hand"
 AT_ONCE = 10  # requests
 STAMP = re.compile(rb"(\d+)@(\d+);")
 FINISHED = b"event: finished"
@@ -123,10 +121,12 @@ async def turns(
     """
     async with AsyncExitStack() as stack:
         upstream = await stack.enter_async_context(child("upstream"))
-        module, arguments = "turn_servers", (upstream.url, database, broker)
-        server = web = await stack.enter_async_context(child(module, peer, *arguments))
+        job: tuple[str, ...] = ("host_app", database, upstream.url, broker)
+        if peer != "opencode_async":
+            job = ("turn_servers", peer, upstream.url)
+        server = web = await stack.enter_async_context(child(*job))
         if processes == 2:
-            web = await stack.enter_async_context(child(module, "follows", *arguments))
+            web = await stack.enter_async_context(child(*job, "follows"))
         http = await stack.enter_async_context(httpx.AsyncClient(timeout=60, trust_env=False))
         starting, room = Starting(peer, server, web, upstream), asyncio.Semaphore(AT_ONCE)
 
