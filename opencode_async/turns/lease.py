@@ -117,7 +117,7 @@ class Lease(Generic[MessageT]):
         names = tuple(values)
         statement = self._updates.get(names)
         if statement is None:
-            new = {name: bindparam(f"new_{name}") for name in names}
+            new: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
             statement = owned_update(self._kind, new, pending=True)
             self._updates[names] = statement
         return await self._written(statement, {f"new_{n}": value for n, value in values.items()})
