@@ -7,7 +7,7 @@ VERSIONS ?= 1.15.13 1.17.19
 OLDER = $(VERSIONS:%=.node/versions/%/installed)
 PIP = .venv/bin/pip --quiet --disable-pip-version-check
 
-.PHONY: help demo scaled test fast chaos random versions check format lock .node
+.PHONY: help demo scaled test fast chaos random bench versions check format lock .node
 
 help:
 	@echo "make demo     a chat in the browser, on http://127.0.0.1:$(PORT) (PORT=8000)"
@@ -17,6 +17,7 @@ help:
 	@echo "make fast     the tests of turns in a minute: on an Impostor, on SQLite"
 	@echo "make chaos    everything broken everywhere, half an hour; make test breaks a sample"
 	@echo "make random   10,000 replies and turns of random events, half an hour; a sample in make test"
+	@echo "make bench    how fast it is beside its peers; JSON=file for figures"
 	@echo "make versions the contract's tests on other versions of OpenCode (VERSIONS='$(VERSIONS)')"
 	@echo "make check    formatting, lint and types, as CI checks them"
 	@echo "make format   format, and repair what the linter can"
@@ -42,6 +43,9 @@ chaos: .venv/installed .node
 random: .venv/installed
 	SEQUENCES=10000 .venv/bin/pytest tests/protocol/test_random_events.py \
 		tests/turns/test_random_streams.py --capture=no $(ARGS)
+
+bench: .venv/installed
+	.venv/bin/python -m tests.benchmarks $(if $(JSON),--json $(JSON)) $(ARGS)
 
 versions: .venv/installed $(OLDER)
 	for version in $(VERSIONS); do \

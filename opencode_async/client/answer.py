@@ -116,6 +116,7 @@ class Answer:
         self._aborted = -math.inf
         self._doubtful = False  # whether an idle came too early to be believed
         self._exceeded = False
+        self._due = math.inf  # when a limit is exceeded unless something happens
 
     async def post(self) -> bool:
         """Send the prompt if it may be sent; whether it was. Raises what refuses it.
@@ -162,7 +163,8 @@ class Answer:
         watchful = not self._reply.accepted or self._reply.idle or any(unsettled)
         seconds = self._timings.settle if watchful else self._timings.look
         if self._may_exceed:
-            seconds = min(seconds, max(0.0, self._watchdog.due() - self._now()))
+            self._due = self._watchdog.due()
+            seconds = min(seconds, max(0.0, self._due - self._now()))
         try:
             async with asyncio.timeout(seconds):
                 return await self._events.batch()
@@ -199,9 +201,12 @@ class Answer:
             self._watchdog.take(item, self._now())
         await self._owner.publish(changes)
         await self._adopt_children(changes)
-        if not all(isinstance(item, MessagePartDelta) for item in items):
-            self._count()  # words that are added to a part begin nothing and say of no cost
-        await self._heed_limits()
+        # Words that are added to a part begin nothing and say of no cost.
+        words = bool(items) and all(isinstance(item, MessagePartDelta) for item in items)
+        if not words:
+            self._count()
+        if not words or self._now() >= self._due:
+            await self._heed_limits()
         for call in calls:
             await call()
 

@@ -17,7 +17,7 @@ from opencode_async.client.local_server import marked_processes
 from tests.support.examples import environment
 from tests.support.parts import REPOSITORY, skip_without
 
-TO_STOP = 30.0  # s for all that was started
+TO_STOP = 60.0  # s for all that was started
 
 
 @asynccontextmanager
