@@ -7,6 +7,8 @@ from playwright.async_api import Page, expect
 
 from tests.browser.chat import ask, has_ended
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
 TABS = 8
 AT_LAST = 30_000  # ms; a tab waits for its turn of two seconds
 PLACES_TAKEN = "async (count) => (await navigator.locks.query()).held.length === count"
