@@ -113,19 +113,19 @@ class Crowd:
         )
         self._url = web.base_url
 
-    async def vanish(self, size: int, meanwhile: Callable[[], None]) -> None:
+    async def vanish(self, size: int, meanwhile: Callable[[], None], says: str) -> None:
         """So many come; a third goes once all have heard of the turn, the others in mid-frame.
 
-        ``meanwhile`` is called in between, and makes the turn say something.
+        ``meanwhile`` is called in between, and makes the turn say that.
         """
         came = asyncio.Barrier(size + 1)
         async with asyncio.TaskGroup() as tasks:
             for number in range(size):
-                tasks.create_task(self._one(number, came))
+                tasks.create_task(self._one(number, came, says.encode()))
             await came.wait()
             meanwhile()
 
-    async def _one(self, number: int, came: asyncio.Barrier) -> None:
+    async def _one(self, number: int, came: asyncio.Barrier, says: bytes) -> None:
         reader, writer = await asyncio.open_connection(self._url.host, self._url.port)
         try:
             path = self.paths[number % 2]
@@ -133,7 +133,7 @@ class Crowd:
             await reader.readuntil(b"event: snapshot")
             await came.wait()
             if number % 3:
-                await reader.readuntil(b"event: part.updated")
+                await reader.readuntil(says)
         finally:
             writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             writer.transport.abort()
@@ -179,7 +179,7 @@ async def test_followers_that_vanish_by_the_hundred_leave_nothing_behind(
             await told(app, message.id, "running")
             before, used = Held.by(app), []
             for number in range(WAVES):
-                await crowd.vanish(WAVE, partial(steps.go, number))
+                await crowd.vanish(WAVE, partial(steps.go, number), f"step {number}")
                 await told(app, message.id, f"step {number}")
                 await back_to(before, app)
                 used.append(await in_use(app))
