@@ -133,7 +133,7 @@ async def deployment(
             client = httpx.AsyncClient(
                 base_url=url,
                 trust_env=False,
-                timeout=30,
+                timeout=120,
                 limits=httpx.Limits(max_connections=None),
             )
             return worker, await stack.enter_async_context(client)

@@ -1,4 +1,4 @@
-"""Workers, the broker and the database are killed in turn, under a hundred turns that are followed.
+"""Workers, the broker and the database are killed in turn, under many turns that are followed.
 
 Each is killed while all the others bear the load, and started again.
 """
@@ -15,13 +15,15 @@ from sqlalchemy import func, select
 
 from opencode_async.testing import ScriptedServer
 from tests.chaos.roaming import Deployment, Roamer, assert_gap_free, deployment
+from tests.chaos.scale import EVERYTHING
 from tests.chaos.verdict import assert_said_once_and_completed, settled
 from tests.support.postgres import new_database, private_server
 from tests.support.replay import replay_events
 from tests.support.valkey import valkey_server
 from tests.turns.ended import PATIENT
 
-TURNS, EACH = 100, 2  # turns, and followers of each beside one of its conversation
+# Turns, and followers of each beside one of its conversation.
+TURNS, EACH = 100 if EVERYTHING else 40, 2
 WORKERS = 4  # turns are posted to the first two, and followed on all of them
 TIMINGS = replace(PATIENT, lease=10.0, reconnect=60.0, accept=30.0)
 SCRIPT = 'SCRIPT:slow {"n": 60, "delay": 0.75}'

@@ -31,7 +31,7 @@ from tests.support.proxy import Proxy
 from tests.support.trap import Moment, Trap
 from tests.support.workers import Worker, worker
 
-QUICK = Timings(lease=3.0, accept=8.0, reconnect=5.0, look=2.0, settle=0.5, stop=3.0, snapshot=0.2)
+QUICK = Timings(lease=6.0, accept=8.0, reconnect=5.0, look=2.0, settle=0.5, stop=3.0, snapshot=0.2)
 ELSEWHERE = Timings(lease=1200.0, poll=0.2)  # for who follows and runs nothing
 
 # Each takes longer than it takes another worker to notice, a lease and a half.
