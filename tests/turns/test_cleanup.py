@@ -267,7 +267,10 @@ async def test_an_outage_is_reported_once_and_leaves_all_as_it_was(
 async def test_two_workers_at_once_tell_of_each_conversation_once(
     database_url: str, opencode: ScriptedServer
 ) -> None:
-    async with host(database_url, opencode) as first, host(database_url, opencode) as second:
+    async with (
+        host(database_url, opencode, inline=False) as first,
+        host(database_url, opencode, inline=False) as second,
+    ):
         keys = {await first.conversation() for _ in range(20)} | {await talked(first)}
         await age(first, *keys)
         told = await asyncio.gather(removed(first), removed(second))
@@ -290,7 +293,9 @@ async def test_who_posts_meanwhile_keeps_the_conversation_and_who_posts_later_is
             later.append("not found")
         return opencode
 
-    async with host(database_url, opencode, client_for=client_for, dispatch=nowhere) as app:
+    async with host(
+        database_url, opencode, inline=False, client_for=client_for, dispatch=nowhere
+    ) as app:
         key = await app.conversation()
         await age(app, key)
         assert await removed(app) == []

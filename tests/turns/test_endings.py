@@ -252,7 +252,13 @@ def test_a_todo_list_is_streamed_and_stored(database: str, turns: Turns) -> None
         ("first task", "completed"),
         ("second task", "in_progress"),
     ]
-    assert "todos" in [change.event for change in turn.changes]
+    # A follower that a busy machine left behind finds it in what it was sent instead.
+    told = [
+        c
+        for c in turn.changes
+        if c.event == "todos" or (isinstance(c, Snapshot) and c.message["todos"])
+    ]
+    assert told
 
 
 @pytest.mark.parametrize("database", DATABASES)
