@@ -18,18 +18,25 @@ AT_ONCE = 50  # connections being opened
 MARK = b'"delta":'
 
 
-class Follower(asyncio.Protocol):
-    """A connection that counts the deltas it is sent."""
+class Connection(asyncio.Protocol):
+    """A connection that asks for a stream; ``stands`` is for the first that it is sent."""
 
-    def __init__(self, crowd: Crowd, path: str) -> None:
-        self._crowd = crowd
+    def __init__(self, path: str) -> None:
+        self.stands: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._path = path
         self._rest = b""
-        self.stands = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         transport.write(f"GET {self._path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
+
+
+class Follower(Connection):
+    """A connection that counts the deltas it is sent."""
+
+    def __init__(self, crowd: Crowd, path: str) -> None:
+        super().__init__(path)
+        self._crowd = crowd
 
     def data_received(self, data: bytes) -> None:
         if not self.stands.done():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
@@ -18,11 +17,11 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from tests.support.parts import REPOSITORY
+from tests.support.piped import MOST, Listening, orders, tell
 
 Json = dict[str, Any]
 Commands = Mapping[str, Callable[..., Awaitable[Json]]]
 START = 60.0  # s
-LONGEST = 2**24  # bytes of a line
 
 
 class Child:
@@ -60,7 +59,7 @@ async def child(module: str, *arguments: str) -> AsyncIterator[Child]:
         cwd=REPOSITORY,
         stdin=PIPE,
         stdout=PIPE,
-        limit=LONGEST,
+        limit=MOST,
     )
     one = Child(process)
     try:
@@ -88,23 +87,13 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-class Announcing(uvicorn.Server):
-    """A server that says on which port it listens."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        print(json.dumps({"ready": self.servers[0].sockets[0].getsockname()[1]}), flush=True)
-
-
 async def _serve(app: ASGIApp, commands: Commands) -> None:
     config = uvicorn.Config(app, port=0, backlog=4096, log_level="warning", access_log=False)
-    server = Announcing(config)
+    server = Listening(config)
     serving = asyncio.create_task(server.serve())
-    reader = asyncio.StreamReader(limit=LONGEST)
-    protocol = asyncio.StreamReaderProtocol(reader)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
-    while line := await reader.readline():
+    given = await orders()
+    while line := await given.readline():
         command, arguments = json.loads(line)
-        print(json.dumps(await commands[command](**arguments)), flush=True)
+        tell(**await commands[command](**arguments))
     server.should_exit = server.force_exit = True
     await serving

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
-from tests.benchmarks.fanout import connected
+from tests.benchmarks.fanout import Connection, connected
 from tests.benchmarks.processes import Child, child
 from tests.benchmarks.upstream import Load
 
@@ -24,20 +24,14 @@ OVER = re.compile(FINISHED + rb".*?(\n\n|\r\n\r\n)|\"session\.idle\"", re.DOTALL
 PATIENCE = 120.0  # s
 
 
-class Follower(asyncio.Protocol):
+class Follower(Connection):
     """A connection that notes how old each delta is when it arrives."""
 
     def __init__(self, path: str) -> None:
+        super().__init__(path)
         self.ages: list[float] = []  # ms
-        self.stands: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._path = path
         self._next = 0
-        self._rest = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.write(f"GET {self._path} HTTP/1.1\r\nHost: bench\r\n\r\n".encode())
 
     def data_received(self, data: bytes) -> None:
         if not self.stands.done():

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -20,7 +19,8 @@ from fastapi import FastAPI
 from opencode_async import Access, Server, Timings
 from tests.support.brokers import broker_of
 from tests.support.hosts import Conversation, host
-from tests.support.worker import claimed, finished, report, tell
+from tests.support.piped import Listening, tell
+from tests.support.worker import claimed, finished, report
 
 
 def mine() -> Access:
@@ -49,14 +49,6 @@ def app_for(job: dict[str, Any]) -> FastAPI:
         tell(left=os.getpid())
 
     return FastAPI(lifespan=lifespan)
-
-
-class Listening(uvicorn.Server):
-    """A server that says on which port it listens."""
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        tell(ready=self.servers[0].sockets[0].getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from dataclasses import replace
 from typing import Any
 
@@ -25,13 +24,8 @@ from opencode_async import (
 )
 from opencode_async.observability.error_reporter import Severity
 from tests.support.hosts import Host, host
+from tests.support.piped import orders, tell
 from tests.turns.asking import asking
-
-MOST = 2**24  # bytes of a line: a follower's is as long as its turn
-
-
-def tell(**told: Any) -> None:
-    print(json.dumps(told), flush=True)
 
 
 def report(error: BaseException, *, severity: Severity, context: dict[str, str]) -> None:
@@ -64,14 +58,6 @@ async def follow(app: Host[Any, Any], key: str) -> None:
                 tell(following=key)
             heard.append([change.event, change.to_json()])
     tell(heard=key, changes=heard)
-
-
-async def orders() -> asyncio.StreamReader:
-    """This process's stdin."""
-    reader = asyncio.StreamReader(limit=MOST)
-    protocol = asyncio.StreamReaderProtocol(reader)
-    await asyncio.get_running_loop().connect_read_pipe(lambda: protocol, sys.stdin)
-    return reader
 
 
 async def work(job: dict[str, Any]) -> None:

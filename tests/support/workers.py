@@ -18,7 +18,7 @@ from opencode_async import Change, Server, Timings
 from opencode_async.protocol.changes import change_from_json
 from tests.support.brokers import Job
 from tests.support.parts import REPOSITORY
-from tests.support.worker import MOST
+from tests.support.piped import MOST
 
 Json = dict[str, Any]
 START = 30.0  # s a process has to be ready: many start beside each other
