@@ -29,6 +29,7 @@ def _finite(literal: str) -> float:
 
 
 DECODER = json.JSONDecoder(parse_constant=_refused, parse_float=_finite)
+SPACE = " \t\n\r"
 DEEPEST = 100  # levels of nesting: Python writes, compares and copies what it reads only so deep
 GREATEST = 2**53  # beyond it the server itself, which is JavaScript, cannot count
 MOST = 10**12  # tokens or money of one step: millions of steps can be added up in a BIGINT
@@ -49,14 +50,13 @@ def loads(raw: str | bytes) -> Any:
     What is nested deeper than anybody means to becomes ``None``.
     """
     try:
-        return _loaded(raw)
+        document = (raw if isinstance(raw, str) else raw.decode()).strip(SPACE)
+        # What `decode` does around this takes half as long again.
+        value, end = DECODER.raw_decode(document)
+        if end < len(document):
+            raise ValueError(f"there is more behind character {end}")
     except (ValueError, RecursionError) as error:
         raise Malformed(f"not JSON: {error}") from error
-
-
-def _loaded(raw: str | bytes) -> Any:
-    document = raw if isinstance(raw, str) else raw.decode()
-    value = DECODER.decode(document)
     # Such characters can only arrive as \u escapes, so nearly every frame skips the walk. To look
     # for one character takes a hundredth of the time of looking for several.
     escaped = "\\" in document and ESCAPED.search(document)
