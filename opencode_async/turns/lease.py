@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, Generic, Self
 
 from sqlalchemy import Executable, Update, bindparam, case, func, select, update
@@ -47,7 +48,7 @@ class Lease(Generic[MessageT]):
         self._seconds = seconds
         self._now = asyncio.get_running_loop().time
         self._holds_until = self._now() + seconds
-        self._updates: dict[tuple[str, ...], Executable] = {}  # by what they write
+        self._told = False
 
     @property
     def may_be_over(self) -> bool:
@@ -99,11 +100,7 @@ class Lease(Generic[MessageT]):
     async def renew(self) -> str | None:
         """Hold on for another period; why the turn is to stop, if it is. Raises ``LeaseLost``."""
         asked = self._now()
-        renewal = self._updates.get(())
-        if renewal is None:
-            until = {"lease_expires_at": database_time(self._seconds)}
-            renewal = self._updates[()] = owned_update(self._kind, until, pending=False)
-        reason = await self._written(renewal, {})
+        reason = await self._written(renewal(self._kind, self._seconds), {})  # type: ignore[arg-type]
         self._holds_until = asked + self._seconds
         return reason
 
@@ -114,19 +111,17 @@ class Lease(Generic[MessageT]):
 
     async def store(self, values: Mapping[str, Any]) -> str | None:
         """Write columns of the running turn; why it is to stop, if it is. Raises ``LeaseLost``."""
-        names = tuple(values)
-        statement = self._updates.get(names)
-        if statement is None:
-            new: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
-            statement = owned_update(self._kind, new, pending=True)
-            self._updates[names] = statement
-        return await self._written(statement, {f"new_{n}": value for n, value in values.items()})
+        new = {f"new_{name}": value for name, value in values.items()}
+        statement = writing(self._kind, tuple(values))  # type: ignore[arg-type]
+        return await self._written(statement, new)
 
     async def release(self) -> bool:
         """Give the lease back, to be claimed at once: the turn, or the telling of its host.
 
         Whether there was one to give back: not once it is lost, or the host was told.
         """
+        if self._told:
+            return False
         async with self._sessions.begin() as db:
             # An expiry says of a terminal row that its host is yet to be told.
             until = case((self._kind.status == PENDING, None), else_=database_time())
@@ -137,6 +132,7 @@ class Lease(Generic[MessageT]):
         """The turn's host was told how it ended: nobody need claim it any more."""
         async with self._sessions.begin() as db:
             await db.execute(self._owned().values({"lease_owner": None, "lease_expires_at": None}))
+        self._told = True
 
     async def claim_unheard(self) -> bool:
         """Claim a terminal turn whose host was not told, because its worker went just then."""
@@ -178,15 +174,10 @@ class Lease(Generic[MessageT]):
             row.finish = outcome.finish
             row.error_code = outcome.error.code if outcome.error else None
             row.error_text = outcome.error.message if outcome.error else None
+            row.finished_at = database_time()
             for name, value in values.items():
                 setattr(row, name, value)
             await db.flush()
-            await db.execute(
-                update(self._kind)
-                .where(self._kind.id == self._key)
-                .values({"finished_at": database_time()})
-                .execution_options(synchronize_session=False)
-            )
             if asks is not None:
                 await db.execute(close_asks(asks, self._key))
             following = await promote(db, self._kind, conversation_id, self._seconds / 10)
@@ -212,13 +203,26 @@ class Lease(Generic[MessageT]):
         )
 
 
+@lru_cache
+def renewal(kind: type[MessageMixin], seconds: float) -> Executable:
+    """The ``owned_update`` that holds on to a lease for so many seconds more."""
+    return owned_update(kind, {"lease_expires_at": database_time(seconds)}, pending=False)
+
+
+@lru_cache
+def writing(kind: type[MessageMixin], names: tuple[str, ...]) -> Executable:
+    """The ``owned_update`` of a running turn's columns, each to what is bound as ``new_<name>``."""
+    return owned_update(kind, {name: bindparam(f"new_{name}") for name in names}, pending=True)
+
+
 def owned_update(
     kind: type[MessageMixin], values: Mapping[str, Any], *, pending: bool
 ) -> Executable:
     """Writes these columns of the row ``owned_key`` if it is still that ``owner``'s.
 
     A statement of the table, not of the class: many turns write every second, and to make one of
-    the class and to compile it for its session takes four times longer than to execute it.
+    the class and to compile it for its session takes four times longer than to execute it. Those of
+    running turns are made once for all of them.
     """
     mapper = sa_inspect(kind)
     columns = mapper.columns

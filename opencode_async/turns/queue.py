@@ -42,19 +42,13 @@ async def promote(
 
     It counts as on its way to a worker for so many ``seconds``.
     """
-    mine = messages.conversation_id == conversation_id
-    pending = select(messages.id).where(mine, messages.status == PENDING).limit(1)
-    if await db.scalar(pending) is not None:
-        return None
-    first = (
-        select(messages.id)
-        .where(mine, messages.status == QUEUED)
-        .order_by(messages.position)
-        .limit(1)
-    )
+    other = aliased(messages)
+    mine = other.conversation_id == conversation_id
+    first = select(other.id).where(mine, other.status == QUEUED).order_by(other.position).limit(1)
     return await db.scalar(
         update(messages)
-        .where(messages.id == first.scalar_subquery())
+        .where(messages.id == first.scalar_subquery(), messages.status == QUEUED)
+        .where(~exists().where(mine, other.status == PENDING))
         .values({"status": PENDING, "lease_expires_at": database_time(seconds)})
         .returning(messages.id)
         .execution_options(synchronize_session=False)

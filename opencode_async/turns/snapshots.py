@@ -1,7 +1,8 @@
 """Writing a growing reply to its row, off the hot path.
 
 Each write holds the whole reply, so the pause between two grows with its size: what a turn writes
-in all stays proportional to its reply, not to its square.
+in all stays proportional to its reply, not to its square. It also grows with the time that a write
+takes: hundreds of turns in one process must not keep it, and the database, busy with that alone.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.turns.frames import FramePublisher
 from opencode_async.turns.lease import Lease
 
+RESTS = 10  # times as long as a write took is rested, but at most so many intervals
 PER_PAUSE = 100_000  # characters of reply that lengthen the pause by one more `snapshot` interval
 
 
@@ -73,11 +75,15 @@ class SnapshotWriter:
 
     async def run(self) -> None:
         """Write until the end, also after a failing write. Raises ``LeaseLost``."""
-        size = 0
+        size, took = 0, 0.0
+        now = asyncio.get_running_loop().time
         while not self._ended.is_set():
             await self._changed.wait()
-            if await happens(self._ended, within=self._interval * (1 + size / PER_PAUSE)):
+            rest = min(took, self._interval) * RESTS
+            pause = max(rest, self._interval * (1 + size / PER_PAUSE))
+            if await happens(self._ended, within=pause):
                 return
+            began = now()
             try:
                 size = await self.write()
             except LeaseLost:
@@ -85,3 +91,4 @@ class SnapshotWriter:
             except Exception as error:  # the database is away: the next one holds this one, too
                 self._report(error, severity="warning", context={"during": "snapshot"})
                 self._changed.set()
+            took = now() - began
