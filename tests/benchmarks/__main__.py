@@ -16,6 +16,7 @@ from tests.support.valkey import valkey_server
 # Enough to see that everything runs and has its name; the figures mean nothing.
 TINY = Sizes(
     rounds=1,
+    short_rounds=1,
     ingest=200,
     followers={"fanout100": 2},
     deliveries=1,

@@ -33,6 +33,7 @@ class Sizes:
     """How much of everything, where it varies under the name of its figures."""
 
     rounds: int = 3
+    short_rounds: int = 5  # of ingest and fan-out: what takes seconds varies by a factor of two
     ingest: int = 20_000
     followers: Mapping[str, int] = field(default_factory=lambda: sizes_of("fanout", *TENS, 1000))
     deliveries: int = 60_000  # events of a fan-out, over all followers
@@ -58,7 +59,7 @@ async def compare_ingest(sizes: Sizes, parts: Parts, report: Report) -> None:
     load = Load(sizes.ingest)
     async with child("upstream") as upstream:
         measured = await interleaved(
-            sizes.rounds,
+            sizes.short_rounds,
             {peer: partial(ingest.ingested, peer, upstream.url, load) for peer in ingest.PEERS},
         )
     report.table(f"Ingest: {sizes.ingest} deltas of one answer, in bursts of {BURST}", measured)
@@ -72,7 +73,7 @@ async def compare_fanout(sizes: Sizes, parts: Parts, report: Report) -> None:
     for key, number in sizes.followers.items():
         bursts = min(max(2, sizes.deliveries // (number * BURST)), 200)
         measured = await interleaved(
-            sizes.rounds,
+            sizes.short_rounds,
             {
                 peer: partial(fanout.fan_out, peer, parts.folder, number, bursts)
                 for peer in fanout.PEERS
