@@ -56,6 +56,7 @@ from opencode_async.web.router import RouterOptions, build_router
 from opencode_async.web.schemas import PostRules
 from opencode_async.web.shown import Show, Shown
 from opencode_async.web.sse import turn_response
+from opencode_async.web.streams import Streams
 
 ClientFor = Callable[[ConversationT], Awaitable[str | Server]]
 
@@ -118,6 +119,7 @@ class Opencode(Generic[ConversationT, MessageT]):
         self.timings = timings or Timings()
         self.broker = broker or MemoryBroker()
         self.routers: list[APIRouter] = []
+        self.streams = Streams(self.timings.ping)
         self.error_reporter = guarded(error_reporter)
         self.server = as_server(server)
         self._instrumentation = harmless(instrumentation, self.error_reporter)
@@ -327,7 +329,7 @@ class Opencode(Generic[ConversationT, MessageT]):
         key = as_key(self.tables.message, message_id)
         shown = self._shown(show)
         following = self.turns.following
-        return await turn_response(following, key, request, self.timings, shown, nullcontext())
+        return await turn_response(following, key, request, shown, self.streams, nullcontext())
 
     async def erase(self, conversation_id: Any) -> None:
         """Erase a conversation: its turn is stopped, its OpenCode session, files and rows deleted.

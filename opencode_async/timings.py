@@ -14,9 +14,9 @@ class Timings:
     first, OpenCode 1.18.33, measured). ``reconnect``: for a lost server to come back in mid-turn.
     ``look``: of silence, before REST is asked whether anything was missed. ``settle``: for the last
     events after the session came to rest. ``stop``: for an abort to take effect. ``snapshot``:
-    between two writes of a growing reply, more for a large one. ``poll``: between two looks at a
-    turn that runs in another process. ``ping``: of silence, before a follower is sent a comment.
-    ``drain``: for followers to take their farewell at shutdown.
+    between two writes of a growing reply, more for a large one or where writing takes long.
+    ``poll``: between two looks at a turn that runs in another process. ``ping``: of silence, before
+    a follower is sent a comment.
     """
 
     lease: float = 30.0
@@ -28,4 +28,3 @@ class Timings:
     snapshot: float = 1.0
     poll: float = 1.0
     ping: float = 15.0
-    drain: float = 2.0

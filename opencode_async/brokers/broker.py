@@ -53,10 +53,11 @@ class Feed(Protocol):
         A feed that is heard no more wakes.
         """
 
-    async def batch(self) -> Sequence[Frame]:
-        """Frames since the last call, in order; waits for some. None of them: look at the row.
+    async def batch(self, within: float) -> Sequence[Frame] | None:
+        """Frames since the last call, in order; waits for some, ``None`` after so many seconds.
 
-        Not all of them at once, where they are large. Raises ``CursorExpired``.
+        None of them: look at the row. Not all of them at once, where they are large. Raises
+        ``CursorExpired``.
         """
 
 

@@ -6,10 +6,11 @@ finds itself behind the log's beginning one day, which is an answer (``CursorExp
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from opencode_async.brokers.broker import CursorExpired, Frame
+from opencode_async.timed_event import TimedEvent
 
 # What is kept although the row has it, for followers that are slow or reconnect: so many frames, of
 # so many characters, which are in memory twice once a follower was sent them.
@@ -34,9 +35,24 @@ class Log:
         self.read = False
         self.ended = False
         self.lost = False
-        self.followers = 0
         self.news = 0
-        self.changed = asyncio.Event()
+        self._feeds: set[LogFeed] = set()
+
+    @contextmanager
+    def feed(self, epoch: int, after: int) -> Iterator[LogFeed]:
+        """A follower from behind that frame, while the block lasts."""
+        feed = LogFeed(self, epoch, after)
+        self._feeds.add(feed)
+        try:
+            yield feed
+        finally:
+            self._feeds.discard(feed)
+            feed.close()
+
+    @property
+    def followers(self) -> int:
+        """How many follow it."""
+        return len(self._feeds)
 
     @property
     def last(self) -> int:
@@ -96,18 +112,25 @@ class Log:
 
     def wake(self) -> None:
         """Have the followers look at the log."""
-        self.changed.set()
-        self.changed = asyncio.Event()
+        for feed in self._feeds:
+            feed.woken.set()
 
 
 class LogFeed:
     """One follower's position in a log."""
+
+    __slots__ = ("_after", "_epoch", "_log", "_news", "woken")
 
     def __init__(self, log: Log, epoch: int, after: int) -> None:
         self._log = log
         self._epoch = epoch
         self._after = after
         self._news = log.news
+        self.woken = TimedEvent()
+
+    def close(self) -> None:
+        """Nobody reads it any more."""
+        self.woken.close()
 
     @property
     def live(self) -> bool:
@@ -117,8 +140,8 @@ class LogFeed:
     def heard(self) -> bool:
         return self._log.read and not self._log.lost
 
-    async def batch(self) -> Sequence[Frame]:
-        log = self._log
+    async def batch(self, within: float) -> Sequence[Frame] | None:
+        log, until = self._log, self.woken.now() + within
         while True:
             if log.epoch > self._epoch:
                 raise CursorExpired
@@ -128,7 +151,8 @@ class LogFeed:
             if log.news != self._news:
                 self._news = log.news
                 return []
-            await log.changed.wait()
+            if not await self.woken.wait(until):
+                return None
 
     def _next(self) -> list[Frame]:
         frames = self._log.frames

@@ -40,14 +40,16 @@ class MemoryBroker:
     @asynccontextmanager
     async def follow(self, topic: str, epoch: int, after: int) -> AsyncIterator[LogFeed]:
         log = self._log(topic, epoch)
-        log.followers += 1
         try:
-            yield LogFeed(log, epoch, after)
+            with log.feed(epoch, after) as feed:
+                yield feed
         finally:
-            log.followers -= 1
             unused = not (log.frames or log.followers)
             if unused and self._logs.get(topic) is log:
                 del self._logs[topic]
 
     def _log(self, topic: str, epoch: int) -> Log:
-        return self._logs.setdefault(topic, Log(epoch))
+        log = self._logs.get(topic)
+        if log is None:
+            log = self._logs[topic] = Log(epoch)
+        return log

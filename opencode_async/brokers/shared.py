@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -99,15 +99,14 @@ class SharedBroker:
     @asynccontextmanager
     async def follow(self, topic: str, epoch: int, after: int) -> AsyncIterator[LogFeed]:
         log = self._log(topic, epoch, after)
-        log.followers += 1
         try:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(AGAIN):
-                    while not (log.read or log.published or log.lost):
-                        await log.changed.wait()
-            yield LogFeed(log, epoch, after)
+            with log.feed(epoch, after) as feed:
+                until = feed.woken.now() + AGAIN
+                while not (log.read or log.published or log.lost):
+                    if not await feed.woken.wait(until):
+                        break
+                yield feed
         finally:
-            log.followers -= 1
             if not (log.followers or log.published):
                 self._drop(topic, log)
 

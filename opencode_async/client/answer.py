@@ -165,11 +165,7 @@ class Answer:
         if self._may_exceed:
             self._due = self._watchdog.due()
             seconds = min(seconds, max(0.0, self._due - self._now()))
-        try:
-            async with asyncio.timeout(seconds):
-                return await self._events.batch()
-        except TimeoutError:
-            return []
+        return await self._events.batch(seconds)
 
     async def _take(self, items: Sequence[Item]) -> None:
         """Apply what has come; what it changed is published before anything is waited for.

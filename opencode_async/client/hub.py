@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 
+from opencode_async.client.pace import Pace
 from opencode_async.errors import OpencodeConnectionError, OpencodeError, OpencodeTimeoutError
 from opencode_async.observability.error_reporter import ErrorReporter
 from opencode_async.observability.events import StreamBroken, StreamConnected, StreamOverflowed
@@ -28,6 +29,7 @@ from opencode_async.protocol.events import (
     event_from_wire,
 )
 from opencode_async.protocol.wire import Malformed, loads
+from opencode_async.timed_event import TimedEvent
 
 LINGER = 30.0  # s a stream without subscribers stays open: the next turn often follows soon
 FIRST_BACKOFF, LONGEST_BACKOFF = 0.2, 5.0  # s between attempts to reconnect
@@ -61,17 +63,23 @@ OpenStream = Callable[[], AbstractAsyncContextManager[AsyncIterator[str]]]
 class Subscription:
     """The events of one session and of its subagents' sessions, in their order."""
 
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, session_id: str, pace: Pace) -> None:
         self.session_ids = {session_id}
+        self._pace = pace
         self._pending: list[Item] = []
-        self._arrived = asyncio.Event()
+        self._arrived = TimedEvent()
 
-    async def batch(self) -> list[Item]:
-        """Everything that has arrived since the last call; waits until there is something."""
-        await self._arrived.wait()
-        self._arrived.clear()
+    async def batch(self, within: float) -> list[Item]:
+        """Everything that has arrived since the last call; waits for something, so many seconds."""
+        until = self._arrived.now() + within
+        while await self._arrived.wait(until) and not self._pending:
+            pass  # what it was set for has been read
         batch, self._pending = self._pending, []
         return batch
+
+    def close(self) -> None:
+        """Nobody reads it any more."""
+        self._arrived.close()
 
     def put(self, item: Item) -> bool:
         """Hand over one item; a reader that lags too far behind gets a ``Gap`` instead.
@@ -83,7 +91,7 @@ class Subscription:
             # What the owner put in is not the server's to repeat.
             self._pending = [Gap(), *(i for i in self._pending if isinstance(i, Nudge))]
         self._pending.append(item)
-        self._arrived.set()
+        self._pace.set(self._arrived)
         return room
 
 
@@ -103,6 +111,7 @@ class EventHub:
         server: str,
     ) -> None:
         self.malformed = 0
+        self._pace = Pace()
         self._instrumentation = instrumentation
         self._server = server
         self._failures = 0  # to connect, or to stay connected, since it last stood
@@ -123,7 +132,7 @@ class EventHub:
 
         Raises what connecting raises: ``OpencodeConnectionError``, ``AuthenticationError``, ….
         """
-        subscription = Subscription(session_id)
+        subscription = Subscription(session_id, self._pace)
         self._subscriptions.setdefault(session_id, []).append(subscription)
         try:
             await self._ready()
@@ -158,6 +167,7 @@ class EventHub:
         await asyncio.shield(self._attempt)
 
     def _leave(self, subscription: Subscription) -> None:
+        subscription.close()
         for session_id in subscription.session_ids:
             others = self._subscriptions[session_id]
             others.remove(subscription)

@@ -18,6 +18,7 @@ from opencode_async.brokers.broker import CursorExpired, EventBroker, Feed, Fram
 Check = Callable[[EventBroker, EventBroker, str], Awaitable[None]]
 
 WITHIN = 10.0  # s until what was published must be read
+SILENCE = 0.2  # s that a feed is asked to wait
 MANY = 10_000
 TEXTS = ("", "plain", '{"a": "b\\"c"}', "two\nlines\r\n", "täglich 語 🙂", "\u2028", "x" * 100_000)
 
@@ -191,6 +192,18 @@ async def leaving_leaves_others_alone(one: EventBroker, other: EventBroker, topi
         await must_read(again, 3, 4)
 
 
+async def silence_ends_in_time(one: EventBroker, other: EventBroker, topic: str) -> None:
+    await one.publish(topic, 1, frames(topic, 1, 2), stored=0)
+    for broker in (one, other):
+        async with broker.follow(topic, 1, 0) as feed:
+            await must_read(feed, 1, 2)
+            await must_be_silent(feed)
+    async with other.follow(topic, 1, 2) as feed:
+        await must_be_silent(feed)
+        await one.publish(topic, 1, frames(topic, 3, 4), stored=0)
+        await must_read(feed, 3, 4)
+
+
 CHECKS: tuple[Check, ...] = (
     what_is_published_is_read_in_order,
     frames_come_as_they_were,
@@ -205,6 +218,7 @@ CHECKS: tuple[Check, ...] = (
     what_was_lost_is_not_passed_over,
     the_newest_are_kept,
     leaving_leaves_others_alone,
+    silence_ends_in_time,
 )
 
 
@@ -223,7 +237,7 @@ def plain(frame: Frame) -> tuple[str, int, str, str]:
 async def follow_for_ever(broker: EventBroker, topic: str) -> None:
     async with broker.follow(topic, 1, 0) as feed:
         while True:
-            await feed.batch()
+            await feed.batch(WITHIN)
 
 
 async def must_read(feed: Feed, first: int, last: int) -> Sequence[Frame]:
@@ -232,7 +246,7 @@ async def must_read(feed: Feed, first: int, last: int) -> Sequence[Frame]:
     try:
         async with asyncio.timeout(WITHIN):
             while len(read) <= last - first:
-                read += await feed.batch()
+                read += await feed.batch(WITHIN) or []
     except TimeoutError:
         raise AssertionError(f"of {first} to {last}, {len(read)} frames came in time") from None
     seqs = [frame.seq for frame in read]
@@ -242,19 +256,31 @@ async def must_read(feed: Feed, first: int, last: int) -> Sequence[Frame]:
 
 async def must_wake(feed: Feed, what: str) -> None:
     try:
-        async with asyncio.timeout(WITHIN):
-            frames = await feed.batch()
+        async with asyncio.timeout(WITHIN + 1):
+            frames = await feed.batch(WITHIN)
     except TimeoutError:
-        raise AssertionError(f"{what} did not wake a follower") from None
+        frames = None
+    if frames is None:
+        raise AssertionError(f"{what} did not wake a follower")
     must(not frames, f"{what} came as {len(frames)} frames")
+
+
+async def must_be_silent(feed: Feed) -> None:
+    """Nothing comes, which is said in time; that there may be news of the row is no frame."""
+    try:
+        async with asyncio.timeout(WITHIN):
+            while (frames := await feed.batch(SILENCE)) is not None:
+                must(not frames, "frames came twice")
+    except TimeoutError:
+        raise AssertionError("batch(within) waited for longer than that") from None
 
 
 async def must_expire(feed: Feed) -> None:
     try:
         async with asyncio.timeout(WITHIN):
             while True:
-                frames = await feed.batch()
-                must(not frames, f"frames of an older epoch came: {len(frames)}")
+                frames = await feed.batch(WITHIN)
+                must(not frames, "frames of an older epoch came")
     except CursorExpired:
         return
     except TimeoutError:

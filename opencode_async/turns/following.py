@@ -9,8 +9,7 @@ the processes) a new snapshot of the row takes their place, so being behind is n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic
 
@@ -25,17 +24,13 @@ from opencode_async.brokers.broker import (
 )
 from opencode_async.database import Sessions
 from opencode_async.models import TERMINAL, ConversationT, MessageT
-from opencode_async.observability.events import (
-    FollowerDropped,
-    FollowerJoined,
-    FollowerLeft,
-    FollowerStalled,
-)
+from opencode_async.observability.events import FollowerDropped
 from opencode_async.observability.instrumentation import Instrumentation
 from opencode_async.protocol.changes import Finished, Snapshot
 from opencode_async.tables import Tables
 from opencode_async.timings import Timings
 from opencode_async.turns.beside import Beside, Besides
+from opencode_async.turns.follower import Follower
 from opencode_async.turns.frames import Cursor, row_frame
 
 # Where what happens is heard of nothing is polled; this look is for who died without a word.
@@ -44,21 +39,6 @@ PATIENCE = 15.0
 CATCH_UP = 0.3
 
 Batches = AsyncGenerator[Sequence[Frame], None]
-
-
-async def next_batch(batches: Batches) -> Sequence[Frame] | None:
-    """The next frames; ``None`` when there are no more."""
-    return await anext(batches, None)
-
-
-@asynccontextmanager
-async def follower(tell: Instrumentation, of: str, key: Any) -> AsyncIterator[None]:
-    """Somebody follows while the block lasts."""
-    tell(FollowerJoined(of=of, id=str(key)))
-    try:
-        yield
-    finally:
-        tell(FollowerLeft(of=of, id=str(key)))
 
 
 class _RowIsAhead(Exception):
@@ -102,18 +82,9 @@ class Following(Generic[ConversationT, MessageT]):
         self._timings = timings
         self._name = name
 
-    async def turn(self, key: Any, after: Cursor | None = None, *, whole: bool = False) -> Batches:
-        """What one follower of one turn is told; see ``frames``."""
-        async with (
-            follower(self._instrumentation, "turn", key),
-            aclosing(self.frames(key, after, whole=whole)) as batches,
-        ):
-            async for frames in batches:
-                yield frames
-
-    def stalled(self, key: Any) -> None:
-        """A follower's browser takes nothing any more."""
-        self._instrumentation(FollowerStalled(of="turn", id=str(key)))
+    def follower(self, key: Any) -> Follower:
+        """Whoever is to read the ``frames`` of a turn."""
+        return Follower(self._instrumentation, "turn", str(key))
 
     async def frames(
         self, key: Any, after: Cursor | None = None, *, whole: bool = False
@@ -138,15 +109,14 @@ class Following(Generic[ConversationT, MessageT]):
                 yield [row_frame(row, Snapshot, beside)]
                 at, whole = here, False
             resumed = at.seq < here.seq
-            async with (
-                self._broker.follow(topic, at.epoch, at.seq) as feed,
-                aclosing(self._frames(key, feed, at, resumed, patience)) as batches,
-            ):
+            del found, row, beside  # what they hold may be large, and the turn may be long
+            async with self._broker.follow(topic, at.epoch, at.seq) as feed:
                 try:
-                    async for frames in batches:
+                    while frames := await self._next(key, feed, at, resumed, patience):
                         yield frames
                         at, resumed = Cursor(message_id, at.epoch, frames[-1].seq), False
                         patience = PATIENCE
+                        del frames  # a snapshot may be large, and the next may be long in coming
                     patience = self._timings.poll  # what the row is to say may not be written yet
                 except _RowIsAhead:
                     at = None
@@ -172,27 +142,21 @@ class Following(Generic[ConversationT, MessageT]):
         status, epoch, cursor = row
         return Place(Cursor(str(key), epoch, cursor), status)
 
-    async def _frames(
+    async def _next(
         self, key: Any, feed: Feed, at: Cursor, resumed: bool, patience: float
-    ) -> Batches:
-        """What the broker has, until it is the row's turn again to say what is.
+    ) -> Sequence[Frame]:
+        """What the broker has next; none where it is the row's turn again to say what is.
 
         Raises ``CursorExpired`` and ``_RowIsAhead``.
         """
         poll = self._timings.poll
         while True:
-            try:
-                wait = patience if feed.live else poll
-                async with asyncio.timeout(min(poll, CATCH_UP) if resumed else wait):
-                    frames = await feed.batch()
-            except TimeoutError:
-                if moved(await self.place_of(key), at):
-                    raise _RowIsAhead from None
-                continue
-            if not frames:
-                return
-            yield frames
-            at, resumed, patience = Cursor(at.message_id, at.epoch, frames[-1].seq), False, PATIENCE
+            wait = patience if feed.live else poll
+            frames = await feed.batch(min(poll, CATCH_UP) if resumed else wait)
+            if frames is not None:
+                return frames
+            if moved(await self.place_of(key), at):
+                raise _RowIsAhead
 
     async def row(self, key: Any) -> tuple[MessageT, Beside] | None:
         """A message and what stands beside it; ``None`` if there is no such row."""

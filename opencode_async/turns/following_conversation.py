@@ -18,13 +18,13 @@ from sqlalchemy import func, select
 from opencode_async.brokers.broker import EventBroker, Feed, Frame, conversation_topic
 from opencode_async.database import Sessions, parsed_key
 from opencode_async.models import LIVE, QUEUED, TERMINAL, ConversationT, MessageT
-from opencode_async.observability.events import FollowerStalled
 from opencode_async.observability.instrumentation import Instrumentation
 from opencode_async.protocol.changes import Finished, MessageAdded
 from opencode_async.tables import Tables
 from opencode_async.timings import Timings
 from opencode_async.turns.beside import NOTHING, Beside, Besides
-from opencode_async.turns.following import PATIENCE, Batches, Following, follower, next_batch
+from opencode_async.turns.follower import Follower
+from opencode_async.turns.following import PATIENCE, Batches, Following
 from opencode_async.turns.frames import Cursor, row_frame
 from opencode_async.turns.queue import busy
 
@@ -82,6 +82,10 @@ class ConversationFollowing(Generic[ConversationT, MessageT]):
             start = func.coalesce(oldest.scalar_subquery(), newest.scalar_subquery(), 0)
             return await db.scalar(select(start)) or 0
 
+    def follower(self, conversation_id: Any) -> Follower:
+        """Whoever is to read the ``frames`` of a conversation."""
+        return Follower(self._instrumentation, "conversation", str(conversation_id))
+
     async def frames(
         self, conversation_id: Any, after: Cursor | None, first: int, *, whole: bool = False
     ) -> Batches:
@@ -94,14 +98,12 @@ class ConversationFollowing(Generic[ConversationT, MessageT]):
         stream = _Stream(self, conversation_id, first)
         if after is not None:
             stream.announced.add(after.message_id)
-        async with (
-            follower(self._instrumentation, "conversation", conversation_id),
-            self._broker.follow(topic, 0, 0) as news,
-        ):
+        async with self._broker.follow(topic, 0, 0) as news:
             while (entries := await self.entries(conversation_id, stream.position)) is not None:
                 head = stream.head_of(entries)
                 async for frames in stream.of_those_behind(entries):
                     yield frames
+                    del frames  # a snapshot may be large, and the next may be long in coming
                 if head is None or head.status == QUEUED:
                     await self.news_of(news)
                     continue
@@ -111,11 +113,8 @@ class ConversationFollowing(Generic[ConversationT, MessageT]):
                 async with aclosing(stream.of_the_head(turn, news)) as batches:
                     async for frames in batches:
                         yield frames
+                        del frames
                 stream.is_over(head)
-
-    def stalled(self, conversation_id: Any) -> None:
-        """A follower's browser takes nothing any more."""
-        self._instrumentation(FollowerStalled(of="conversation", id=str(conversation_id)))
 
     async def entries(self, conversation_id: Any, behind: int) -> list[Entry] | None:
         """The messages behind a position; ``None`` if the conversation is no more."""
@@ -139,11 +138,7 @@ class ConversationFollowing(Generic[ConversationT, MessageT]):
 
     async def news_of(self, feed: Feed) -> None:
         """Wait until the rows are to be looked at: there is news, or none may come."""
-        try:
-            async with asyncio.timeout(PATIENCE if feed.heard else self._timings.poll):
-                await feed.batch()
-        except TimeoutError:
-            pass
+        await feed.batch(PATIENCE if feed.heard else self._timings.poll)
 
 
 class _Stream:
@@ -216,12 +211,14 @@ class _Stream:
                         return
                     self._cursor = frames[-1].id
                     yield frames
+                    del frames
                     coming = asyncio.ensure_future(next_batch(turn))
                 if looking.done():
                     looking.result()
                     entries = await self._following.entries(self._conversation_id, self.position)
                     async for frames in self.of_those_behind(entries or []):
                         yield frames
+                        del frames
                     looking = asyncio.ensure_future(self._following.news_of(news))
         finally:
             for task in (coming, looking):
@@ -233,3 +230,8 @@ class _Stream:
 def _placed(frame: Frame, cursor: str | None) -> Frame:
     """The frame at that place, unless it has one of its own."""
     return frame if cursor is None else Frame(cursor, frame.seq, frame.event, frame.data)
+
+
+async def next_batch(batches: Batches) -> Sequence[Frame] | None:
+    """The next frames; ``None`` when there are no more."""
+    return await anext(batches, None)

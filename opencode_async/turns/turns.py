@@ -143,11 +143,12 @@ class Turns(Generic[ConversationT, MessageT]):
                 for frame in frames:
                     yield change_of(frame)
 
-        async with (
-            aclosing(self.following.turn(message_id, cursor)) as batches,
-            aclosing(changes(batches)) as following,
-        ):
-            yield following
+        with self.following.follower(message_id):
+            async with (
+                aclosing(self.following.frames(message_id, cursor)) as batches,
+                aclosing(changes(batches)) as following,
+            ):
+                yield following
 
     async def cancel(self, message_id: Any) -> MessageT:
         """Ask a turn to stop, once; the row as it is now. A terminal one stays as it is.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,23 +42,36 @@ class Followers:
         self._limits = limits
         self._open: Counter[tuple[str, str]] = Counter()
 
-    @contextmanager
-    def one(self, conversation_id: Any, caller: str | None) -> Iterator[None]:
-        """One stream is open while the block lasts; raises ``TooManyFollowers``."""
+    def one(self, conversation_id: Any, caller: str | None) -> Place:
+        """A place for one stream while the block lasts; entering raises ``TooManyFollowers``."""
         limits = self._limits
-        places = [("process", "", limits.process)]
-        places.append(("conversation", str(conversation_id), limits.conversation))
+        wanted = [("process", "", limits.process)]
+        wanted.append(("conversation", str(conversation_id), limits.conversation))
         if caller is not None:
-            places.append(("caller", caller, limits.caller))
-        for of, which, most in places:
+            wanted.append(("caller", caller, limits.caller))
+        return Place(self._open, wanted)
+
+
+class Place:
+    """A place among those that are open, of each of several kinds."""
+
+    __slots__ = ("_open", "_wanted")
+
+    def __init__(
+        self, streams: Counter[tuple[str, str]], wanted: Sequence[tuple[str, str, int]]
+    ) -> None:
+        self._open = streams
+        self._wanted = wanted
+
+    def __enter__(self) -> None:
+        for of, which, most in self._wanted:
             if self._open[of, which] >= most:
                 raise TooManyFollowers(of, most)
-        keys = [(of, which) for of, which, _ in places]
-        self._open.update(keys)
-        try:
-            yield
-        finally:
-            for key in keys:
-                self._open[key] -= 1
-                if not self._open[key]:
-                    del self._open[key]
+        for of, which, _most in self._wanted:
+            self._open[of, which] += 1
+
+    def __exit__(self, *_: object) -> None:
+        for of, which, _most in self._wanted:
+            self._open[of, which] -= 1
+            if not self._open[of, which]:
+                del self._open[of, which]

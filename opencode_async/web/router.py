@@ -5,7 +5,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
-from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, params
@@ -265,8 +264,8 @@ def build_router(
         first = await following.start_of(row.id, cursor)
         batches = following.frames(row.id, cursor, first, whole=shown is not None)
         place = followers.one(row.id, access.by)
-        stalled = partial(following.stalled, row.id)
-        return FollowerResponse(batches, agent.timings, shown, place, stalled)
+        follower = following.follower(row.id)
+        return FollowerResponse(batches, shown, agent.streams, place, follower)
 
     @router.get("/messages/{mid}", response_model=AgentMessage)
     async def get_message(mid: str, access: Caller) -> Response:
@@ -279,7 +278,7 @@ def build_router(
         await let_go(request)
         row = await found_message(access, mid)
         place, following = followers.one(row.conversation_id, access.by), agent.turns.following
-        return await turn_response(following, row.id, request, agent.timings, shown, place)
+        return await turn_response(following, row.id, request, shown, agent.streams, place)
 
     @router.post("/messages/{mid}/cancel", status_code=202, response_model=AgentMessage)
     async def cancel_message(mid: str, access: Writer) -> Response:

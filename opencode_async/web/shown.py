@@ -60,6 +60,8 @@ class Shown:
             async for frames in batches:
                 if left := [shown for frame in frames for shown in follower.shown(frame)]:
                     yield left
+                    del left  # a snapshot may be large, and the next may be long in coming
+                del frames
 
 
 @dataclass(frozen=True, slots=True)

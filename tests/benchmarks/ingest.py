@@ -44,7 +44,7 @@ async def library(url: str, load: Load) -> float:
             timed = Timed(load)
             await client.prompt(session_id, body)
             while not reply.settled:
-                for item in await events.batch():
+                for item in await events.batch(60):
                     reply.apply(item)  # type: ignore[arg-type]
             (part,) = reply.result()
             return timed.done(part.content)  # type: ignore[union-attr]

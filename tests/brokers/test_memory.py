@@ -22,13 +22,14 @@ def frames(first: int, last: int) -> list[Frame]:
 
 async def seqs(feed: Feed) -> list[int]:
     """The numbers of the next batch; a test that would wait for ever fails."""
-    async with asyncio.timeout(10):
-        return [frame.seq for frame in await feed.batch()]
+    frames = await feed.batch(10)
+    assert frames is not None
+    return [frame.seq for frame in frames]
 
 
 async def is_silent(feed: Feed) -> bool:
     """Whether the feed has nothing to give as long as nothing happens."""
-    reading = asyncio.ensure_future(feed.batch())
+    reading = asyncio.ensure_future(feed.batch(10))
     await turn_of_the_loop()
     silent = not reading.done()
     reading.cancel()
@@ -88,8 +89,8 @@ async def test_all_followers_are_given_the_same_frames_not_copies(broker: Memory
     published = frames(1, 3)
     async with broker.follow("m", 1, 0) as one, broker.follow("m", 1, 2) as other:
         await broker.publish("m", 1, published, stored=0)
-        assert [id(f) for f in await one.batch()] == [id(f) for f in published]
-        assert [id(f) for f in await other.batch()] == [id(published[2])]
+        assert [id(f) for f in await one.batch(10) or ()] == [id(f) for f in published]
+        assert [id(f) for f in await other.batch(10) or ()] == [id(published[2])]
 
 
 async def test_topics_do_not_hear_each_other(broker: MemoryBroker) -> None:
@@ -104,14 +105,14 @@ async def test_topics_do_not_hear_each_other(broker: MemoryBroker) -> None:
 async def test_a_new_epoch_expires_the_followers_of_the_older(broker: MemoryBroker) -> None:
     await broker.publish("m", 1, frames(1, 3), stored=0)
     async with broker.follow("m", 1, 3) as feed:
-        reading = asyncio.ensure_future(feed.batch())
+        reading = asyncio.ensure_future(feed.batch(10))
         await turn_of_the_loop()
         await broker.publish("m", 2, frames(1, 1), stored=0)
         with pytest.raises(CursorExpired):
             await reading
     async with broker.follow("m", 1, 3) as late:
         with pytest.raises(CursorExpired):
-            await late.batch()
+            await late.batch(10)
     async with broker.follow("m", 2, 0) as feed:
         assert await seqs(feed) == [1]
 
@@ -143,7 +144,7 @@ async def test_a_follower_behind_the_beginning_of_a_cut_off_log_is_told(
             await broker.publish("m", 1, frames(last - 9, last), stored=last)
             assert await seqs(quick) == list(range(last - 9, last + 1))
         with pytest.raises(CursorExpired):
-            await slow.batch()
+            await slow.batch(10)
     assert len(broker._logs["m"].frames) <= 20
     async with broker.follow("m", 1, 95) as late:
         assert await seqs(late) == [96, 97, 98, 99, 100]
@@ -160,7 +161,7 @@ async def test_only_frames_that_the_row_has_are_ever_dropped(
         assert await seqs(feed) == list(range(43, 101))
     async with broker.follow("m", 1, 41) as feed:
         with pytest.raises(CursorExpired):
-            await feed.batch()
+            await feed.batch(10)
 
 
 def large(first: int, last: int) -> list[Frame]:
@@ -178,7 +179,7 @@ async def test_large_frames_that_the_row_has_are_dropped_sooner(
         kept = broker._logs["m"]
         assert sum(len(frame.data) for frame in kept.frames) == kept.size <= 2000
         with pytest.raises(CursorExpired):
-            await slow.batch()
+            await slow.batch(10)
     await broker.publish("m", 1, large(101, 150), stored=100)
     assert [frame.seq for frame in kept.frames] == list(range(101, 151))
     huge = Frame("m.1.151", 151, "snapshot", "x" * 10_000)
@@ -198,6 +199,17 @@ async def test_large_frames_come_in_several_batches(
     async with broker.follow("m", 1, 1) as feed:
         assert [await seqs(feed) for _ in range(2)] == [[2, 3, 4], [5, 6, 7]]
         assert await is_silent(feed)
+
+
+async def test_what_is_no_news_does_not_make_a_follower_wait_longer(broker: MemoryBroker) -> None:
+    await broker.publish("m", 2, frames(1, 2), stored=0)
+    async with broker.follow("m", 2, 2) as feed:
+        log = broker._logs["m"]
+        waiting = asyncio.ensure_future(feed.batch(0.1))
+        while not waiting.done():
+            log.wake()
+            await asyncio.sleep(0)
+        assert await waiting is None
 
 
 async def test_the_end_wakes_followers_with_an_empty_batch(broker: MemoryBroker) -> None:
@@ -288,7 +300,7 @@ async def test_a_thousand_followers_that_leave_abruptly_leave_nothing(
             read += 1
             if read == 1000:
                 all_have_read.set()
-            return await feed.batch()
+            return await feed.batch(10) or []
 
     tasks = [asyncio.create_task(follow(f"m{number % 10}")) for number in range(1000)]
     await turn_of_the_loop()

@@ -81,7 +81,7 @@ async def comes_to_life(feed: Feed, alive: bool) -> None:
     """Wait until the feed says that it can be relied upon, or that it cannot."""
     async with asyncio.timeout(10):
         while feed.live is not alive:
-            await feed.batch()
+            await feed.batch(60)
 
 
 async def expires(feed: Feed) -> None:
@@ -89,7 +89,7 @@ async def expires(feed: Feed) -> None:
     with suppress(CursorExpired):
         async with asyncio.timeout(10):
             while True:
-                assert await feed.batch() == []
+                assert await feed.batch(60) == []
 
 
 async def test_followers_are_told_of_an_outage_and_then_hear_what_comes(brokers: Shared) -> None:

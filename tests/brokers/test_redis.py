@@ -123,7 +123,7 @@ async def test_topics_that_nobody_follows_leave_nothing_in_the_process(
 
         async def follow(number: int) -> None:
             async with broker.follow(f"gone{number % 100}", 1, number % 7) as feed:
-                await feed.batch()
+                await feed.batch(60)
 
         followers = [asyncio.create_task(follow(number)) for number in range(1000)]
         await asyncio.sleep(0)

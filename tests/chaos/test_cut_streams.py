@@ -155,7 +155,7 @@ def assert_texts_only_grew(changes: Sequence[Change], row: Any) -> None:
 
 async def mended(told: Subscription) -> None:
     """Wait until the stream is whole again."""
-    while not any(isinstance(item, Gap) for item in await told.batch()):
+    while not any(isinstance(item, Gap) for item in await told.batch(60)):
         pass
 
 

@@ -56,8 +56,7 @@ class Held:
         broker = app.agent.broker
         assert isinstance(broker, MemoryBroker)
         return cls(
-            # sse-starlette begins one task with its first response, and keeps it.
-            tasks=sum("_shutdown_watcher" not in repr(task) for task in asyncio.all_tasks()),
+            tasks=len(asyncio.all_tasks()),
             files=len(os.listdir("/proc/self/fd")) - pool.checkedin() - pool.checkedout(),
             followers=sum(log.followers for log in broker._logs.values()),
             logs=len(broker._logs),

@@ -147,8 +147,7 @@ def delta(session_id: str, text: str) -> str:
 
 
 async def next_items(events: Subscription) -> list[Item]:
-    async with asyncio.timeout(10):
-        return await events.batch()
+    return await events.batch(10)
 
 
 @asynccontextmanager

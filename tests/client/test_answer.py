@@ -8,6 +8,7 @@ from typing import Any, cast
 from opencode_async.client.answer import Answer, Ending
 from opencode_async.client.client import OpencodeClient
 from opencode_async.client.hub import Gap, Nudge, Subscription
+from opencode_async.client.pace import Pace
 from opencode_async.protocol.events import SessionError, SessionIdle
 from opencode_async.protocol.exchange import Exchange, Outcome
 from opencode_async.protocol.limits import Limits, Watchdog
@@ -38,7 +39,7 @@ class Session:
     """What a client knows of a session whose every state the test decides."""
 
     def __init__(self, *answers: WireMessage, working: bool) -> None:
-        self.events = Subscription(SESSION)
+        self.events = Subscription(SESSION, Pace())
         self.aborts = 0
         self.answers = list(answers)
         self.asked_whether_busy = asyncio.Event()

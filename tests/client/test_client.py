@@ -75,7 +75,7 @@ async def until(events: Subscription, wanted: Callable[[object], bool]) -> Any:
     """The first event of that kind."""
     async with asyncio.timeout(20):
         while True:
-            for item in await events.batch():
+            for item in await events.batch(20):
                 if wanted(item):
                     return item
 

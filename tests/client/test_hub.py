@@ -208,7 +208,7 @@ async def test_a_nudge_survives_the_gap_of_one_that_lags(
 
 async def test_a_nudge_wakes_whoever_waits_for_events(lab: Lab) -> None:
     async with connected(lab, "ses_a") as (events, _):
-        waiting = lab.start(events.batch())
+        waiting = lab.start(events.batch(10))
         events.put(Nudge())
         assert await waiting == [Nudge()]
 

@@ -42,8 +42,7 @@ class Listener:
 
     async def listen(self) -> None:
         """Take in one batch."""
-        async with asyncio.timeout(30):
-            batch = await self.events.batch()
+        batch = await self.events.batch(30)
         for item in batch:
             if isinstance(item, (Disconnected, Gap)):
                 self.told.append(item)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from opencode_async.client.local_server import free_port
+from opencode_async.turns.follower import Follower
+from opencode_async.turns.following import Batches
+from opencode_async.web.sse import FollowerResponse
+from opencode_async.web.streams import Streams
 
 
 @asynccontextmanager
@@ -87,3 +91,20 @@ async def listening(
         finally:
             await received.aclose()  # type: ignore[attr-defined]
             await frames.aclose()
+
+
+async def sent_of(batches: Batches) -> list[bytes]:
+    """The chunks of which a follower of those batches is sent its stream."""
+    sent: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body":
+            sent.append(message["body"])
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    follower = Follower(lambda event: None, "turn", "1")
+    response = FollowerResponse(batches, None, Streams(15), nullcontext(), follower)
+    await response({"type": "http", "method": "GET"}, receive, send)
+    return sent

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import anyio
 import httpx
 import pytest
 from sqlalchemy import update
@@ -26,10 +25,10 @@ from opencode_async.protocol.changes import PartAdded, PartUpdated
 from opencode_async.protocol.parts import TextPart
 from opencode_async.turns.frames import FramePublisher
 from opencode_async.web import sse
-from opencode_async.web.sse import PIECE, chunks
+from opencode_async.web.sse import PIECE
 from tests.support.hosts import QUICK, Host, host, nowhere
 from tests.support.replay import replay_events
-from tests.support.serving import Sse, listening, serving
+from tests.support.serving import Sse, listening, sent_of, serving
 from tests.web.test_followers import Timed, web_of
 
 NOBODY = "http://127.0.0.1:9"
@@ -222,6 +221,6 @@ async def test_a_large_frame_is_sent_in_pieces() -> None:
     async def batches() -> AsyncGenerator[list[Frame], None]:
         yield [frame]
 
-    sent = [chunk async for chunk in chunks(batches(), anyio.Event(), 15)]
+    sent = await sent_of(batches())
     assert max(map(len, sent)) == PIECE
     assert b"".join(sent[1:]) == sse.encoded(frame)

@@ -3,7 +3,7 @@
 # No postponed annotations: FastAPI resolves those of nested functions from the module's names.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, nullcontext
 from typing import Annotated, Any
 
 import anyio
@@ -12,10 +12,13 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opencode_async import Access, Timings
+from opencode_async.brokers.broker import Frame
 from opencode_async.testing import ScriptedServer
-from opencode_async.web.sse import chunks
+from opencode_async.turns.follower import Follower
+from opencode_async.web.sse import PIECE, FollowerResponse
+from opencode_async.web.streams import Streams
 from tests.support.hosts import Host, host
-from tests.support.serving import listening, serving
+from tests.support.serving import listening, sent_of, serving
 
 FOLLOWERS = 50
 
@@ -38,7 +41,7 @@ def app_with_db(app: Host[Any, Any]) -> FastAPI:
 
 async def stored(app: Host[Any, Any], key: Any, content: str) -> None:
     """Wait until the row of a running turn holds that text: another process would see it so."""
-    async for frames in app.agent.turns.following.turn(key):
+    async for frames in app.agent.turns.following.frames(key):
         if any(content in frame.data for frame in frames):
             break
     while (await app.row(key)).content != content:
@@ -152,10 +155,6 @@ async def test_nothing_is_left_of_the_stream_of_somebody_who_vanished() -> None:
             await closed.wait()  # a connection is closed gracefully, say
             left.append("the database")
 
-    async def read() -> None:
-        async for _ in chunks(batches(), anyio.Event(), 15):
-            pass
-
     async def close() -> None:
         await leaving.wait()
         for _ in range(10):
@@ -164,8 +163,39 @@ async def test_nothing_is_left_of_the_stream_of_somebody_who_vanished() -> None:
 
     closing = asyncio.create_task(close())
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(read)
+        tasks.start_soon(sent_of, batches())
         await reading.wait()
         tasks.cancel_scope.cancel()  # which cancels at every wait, until the block is left
     assert left == ["the database"]
     await closing
+
+
+class Going(Streams):
+    """The streams of a server that goes when it is told to."""
+
+    are_to_end = False
+
+
+async def test_a_farewell_ends_no_half_event() -> None:
+    """Its empty line would make an event of it, and its cursor the browser's."""
+    streams, sent = Going(ping=15), list[bytes]()
+
+    async def batches() -> AsyncGenerator[Any, None]:
+        yield [Frame("m.1.1", 1, "snapshot", "x" * 3 * PIECE)]
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("body", b""))
+        if len(sent[-1]) == PIECE:
+            streams.are_to_end = True
+            await asyncio.Event().wait()  # the browser is slow
+
+    async def receive() -> Any:
+        await asyncio.Event().wait()
+
+    follower = Follower(lambda event: None, "turn", "1")
+    response = FollowerResponse(batches(), None, streams, nullcontext(), follower)
+    await response({"type": "http", "method": "GET"}, receive, send)
+    _, connected, piece, end = sent
+    assert connected.startswith(b": connected")
+    assert b"\n\n" not in piece
+    assert end == b""

@@ -1,0 +1,55 @@
+"""What the open streams of an agent share: how often they are pinged, and when the server goes.
+
+uvicorn waits for streams at its exit, and they go on unless they know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import signal
+from collections.abc import Callable
+
+from sse_starlette.sse import AppStatus
+
+LOOK = 0.5  # s between two looks at whether the server goes, while there are streams
+
+
+class Streams:
+    """Tells the streams, once, when the server goes; ``ping`` is the silence between two pings."""
+
+    def __init__(self, ping: float) -> None:
+        self.ping = ping
+        self._streams: set[Callable[[], None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def are_to_end(self) -> bool:
+        """Whether uvicorn, whose handler of SIGTERM this is, or the host was told to exit."""
+        if AppStatus.should_exit:
+            return True
+        server = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+        told = bool(getattr(server, "should_exit", False))
+        return told and AppStatus.enable_automatic_graceful_drain
+
+    def add(self, stream: Callable[[], None]) -> None:
+        """Call the stream when the server goes, until it is discarded."""
+        self._streams.add(stream)
+        if self._watching is None or self._watching.done():
+            # Not in the context of this one's request: it is for the others, too.
+            self._watching = asyncio.create_task(
+                self._watch(), name="opencode streams", context=contextvars.Context()
+            )
+
+    def discard(self, stream: Callable[[], None]) -> None:
+        """It need not be called any more."""
+        self._streams.discard(stream)
+        if not self._streams and self._watching is not None:
+            self._watching.cancel()
+            self._watching = None
+
+    async def _watch(self) -> None:
+        while not self.are_to_end:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(LOOK)
+        for stream in tuple(self._streams):
+            stream()
