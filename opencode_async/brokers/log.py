@@ -6,8 +6,8 @@ finds itself behind the log's beginning one day, which is an answer (``CursorExp
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from typing import Self
 
 from opencode_async.brokers.broker import CursorExpired, Frame
 from opencode_async.timed_event import TimedEvent
@@ -36,23 +36,7 @@ class Log:
         self.ended = False
         self.lost = False
         self.news = 0
-        self._feeds: set[LogFeed] = set()
-
-    @contextmanager
-    def feed(self, epoch: int, after: int) -> Iterator[LogFeed]:
-        """A follower from behind that frame, while the block lasts."""
-        feed = LogFeed(self, epoch, after)
-        self._feeds.add(feed)
-        try:
-            yield feed
-        finally:
-            self._feeds.discard(feed)
-            feed.close()
-
-    @property
-    def followers(self) -> int:
-        """How many follow it."""
-        return len(self._feeds)
+        self.feeds: set[LogFeed] = set()
 
     @property
     def last(self) -> int:
@@ -112,12 +96,12 @@ class Log:
 
     def wake(self) -> None:
         """Have the followers look at the log."""
-        for feed in self._feeds:
+        for feed in self.feeds:
             feed.woken.set()
 
 
 class LogFeed:
-    """One follower's position in a log."""
+    """One follower's position in a log, which it follows while the block lasts."""
 
     __slots__ = ("_after", "_epoch", "_log", "_news", "woken")
 
@@ -128,8 +112,12 @@ class LogFeed:
         self._news = log.news
         self.woken = TimedEvent()
 
-    def close(self) -> None:
-        """Nobody reads it any more."""
+    def __enter__(self) -> Self:
+        self._log.feeds.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._log.feeds.discard(self)
         self.woken.close()
 
     @property

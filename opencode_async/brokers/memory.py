@@ -41,10 +41,10 @@ class MemoryBroker:
     async def follow(self, topic: str, epoch: int, after: int) -> AsyncIterator[LogFeed]:
         log = self._log(topic, epoch)
         try:
-            with log.feed(epoch, after) as feed:
+            with LogFeed(log, epoch, after) as feed:
                 yield feed
         finally:
-            unused = not (log.frames or log.followers)
+            unused = not (log.frames or log.feeds)
             if unused and self._logs.get(topic) is log:
                 del self._logs[topic]
 

@@ -100,14 +100,14 @@ class SharedBroker:
     async def follow(self, topic: str, epoch: int, after: int) -> AsyncIterator[LogFeed]:
         log = self._log(topic, epoch, after)
         try:
-            with log.feed(epoch, after) as feed:
+            with LogFeed(log, epoch, after) as feed:
                 until = feed.woken.now() + AGAIN
                 while not (log.read or log.published or log.lost):
                     if not await feed.woken.wait(until):
                         break
                 yield feed
         finally:
-            if not (log.followers or log.published):
+            if not (log.feeds or log.published):
                 self._drop(topic, log)
 
     def _log(self, topic: str, epoch: int, after: int) -> Log:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,34 +43,44 @@ class Followers:
 
     def one(self, conversation_id: Any, caller: str | None) -> Place:
         """A place for one stream while the block lasts; entering raises ``TooManyFollowers``."""
+        return Place(self, conversation_id, caller)
+
+    def take(self, conversation_id: Any, caller: str | None) -> None:
+        """One more stream is open. Raises ``TooManyFollowers``."""
+        kinds = self._kinds(conversation_id, caller)
+        for (of, which), most in kinds.items():
+            if self._open[of, which] >= most:
+                raise TooManyFollowers(of, most)
+        self._open.update(kinds.keys())
+
+    def give_back(self, conversation_id: Any, caller: str | None) -> None:
+        """One of them is no more."""
+        for kind in self._kinds(conversation_id, caller):
+            self._open[kind] -= 1
+            if not self._open[kind]:
+                del self._open[kind]
+
+    def _kinds(self, conversation_id: Any, caller: str | None) -> dict[tuple[str, str], int]:
+        """What such a stream counts as, and how many of that may be open."""
         limits = self._limits
-        wanted = [("process", "", limits.process)]
-        wanted.append(("conversation", str(conversation_id), limits.conversation))
-        if caller is not None:
-            wanted.append(("caller", caller, limits.caller))
-        return Place(self._open, wanted)
+        kinds = {
+            ("process", ""): limits.process,
+            ("conversation", str(conversation_id)): limits.conversation,
+        }
+        return kinds if caller is None else {**kinds, ("caller", caller): limits.caller}
 
 
 class Place:
-    """A place among those that are open, of each of several kinds."""
+    """The place of one stream."""
 
-    __slots__ = ("_open", "_wanted")
+    __slots__ = ("_among", "_whose")
 
-    def __init__(
-        self, streams: Counter[tuple[str, str]], wanted: Sequence[tuple[str, str, int]]
-    ) -> None:
-        self._open = streams
-        self._wanted = wanted
+    def __init__(self, among: Followers, *whose: Any) -> None:
+        self._among = among
+        self._whose = whose
 
     def __enter__(self) -> None:
-        for of, which, most in self._wanted:
-            if self._open[of, which] >= most:
-                raise TooManyFollowers(of, most)
-        for of, which, _most in self._wanted:
-            self._open[of, which] += 1
+        self._among.take(*self._whose)
 
     def __exit__(self, *_: object) -> None:
-        for of, which, _most in self._wanted:
-            self._open[of, which] -= 1
-            if not self._open[of, which]:
-                del self._open[of, which]
+        self._among.give_back(*self._whose)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from contextlib import AbstractContextManager, aclosing
+from contextlib import AbstractContextManager
 from typing import Any
 
 import anyio
@@ -94,15 +94,16 @@ class FollowerResponse(Response):
         # At once, so that proxies and EventSource know that the stream stands.
         await send(part_of_body(retry("connected")))
         pumping = asyncio.create_task(self._pump(send), name="opencode follower")
-        pumping.add_done_callback(lambda _: self._rouse())
-        self._streams.add(self._rouse)
+        rouse = self._rouse
+        pumping.add_done_callback(rouse)
+        self._streams.add(rouse)
         stalled = False
         try:
             await self._attend(pumping, receive, send)
         except TimeoutError:
             stalled = True
         finally:
-            self._streams.discard(self._rouse)
+            self._streams.discard(rouse)
             with anyio.CancelScope(shield=True):
                 pumping.cancel()
                 await asyncio.wait([pumping])
@@ -114,8 +115,8 @@ class FollowerResponse(Response):
             await send(part_of_body(retry("the server is shutting down")))
 
     async def _pump(self, send: Send) -> None:
-        async with aclosing(self._batches) as batches:
-            async for frames in batches:
+        try:
+            async for frames in self._batches:
                 chunk = b"".join([frame.encoded or encoded(frame) for frame in frames])
                 del frames  # a snapshot may be large, and the next may be long in coming
                 async with self._one_by_one:
@@ -126,6 +127,8 @@ class FollowerResponse(Response):
                         await send(part_of_body(chunk[at : at + PIECE]))
                     self._sending = False
                 del chunk
+        finally:
+            await self._batches.aclose()
 
     async def _attend(self, pumping: asyncio.Task[None], receive: Receive, send: Send) -> None:
         """Return when the browser has left, when all is said, or when the server goes.
@@ -154,7 +157,7 @@ class FollowerResponse(Response):
             finally:
                 self._resting = None
 
-    def _rouse(self) -> None:
+    def _rouse(self, *_: object) -> None:
         """Have the request's task look up."""
         if self._resting is not None and not self._resting.expired():
             self._resting.reschedule(self._now())

@@ -58,7 +58,7 @@ class Held:
         return cls(
             tasks=len(asyncio.all_tasks()),
             files=len(os.listdir("/proc/self/fd")) - pool.checkedin() - pool.checkedout(),
-            followers=sum(log.followers for log in broker._logs.values()),
+            followers=sum(len(log.feeds) for log in broker._logs.values()),
             logs=len(broker._logs),
             connections=pool.checkedout(),
         )
