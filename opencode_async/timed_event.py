@@ -35,6 +35,8 @@ class TimedEvent:
         Then it is no more.
         """
         if not self._is_set:
+            if until <= self.now():
+                return False
             self._until = until
             if self._timer is None or self._timer.when() > until:
                 self.close()

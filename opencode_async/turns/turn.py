@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any, Generic
 
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from opencode_async.artifacts.policy import ArtifactPolicy, trust_of
@@ -129,7 +130,12 @@ class Turn(Generic[ConversationT, MessageT]):
             raise
         finally:
             await self._give_up(lease, LeaseReleased(**about))
-        await self._db.refresh(self._message)
+        try:
+            await self._db.refresh(self._message)
+        except InvalidRequestError:
+            if self._message not in self._db:
+                raise
+            # Else its row was erased while, or just after, its host was told.
         return TurnResult.of(row)
 
     def _check(self, row: MessageT) -> None:

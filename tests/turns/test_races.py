@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import ForeignKey, update
+from sqlalchemy import ForeignKey, delete, update
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
@@ -270,6 +270,22 @@ async def test_a_host_that_is_cut_off_while_it_is_told_is_told_again(
         row = await app.row(message.id)
     assert told == [result]
     assert (row.lease_owner, row.lease_expires_at, row.epoch) == (None, None, 1)
+
+
+async def test_a_turn_that_is_erased_while_its_host_is_told_has_its_result(
+    database_url: str, opencode: ScriptedServer
+) -> None:
+    async def on_turn_finished(result: TurnResult) -> None:
+        kind = app.agent.tables.message
+        async with app.sessions.begin() as db:
+            await db.execute(delete(kind).where(kind.id == message.id))
+
+    options: dict[str, Any] = {"on_turn_finished": on_turn_finished, "timings": UNWATCHED}
+    async with host(database_url, opencode, dispatch=nowhere, **options) as app:
+        message = await app.agent.turns.start(await app.conversation(), "SCRIPT:text Gone.")
+        result = await app.agent.turns.run(message.id)
+    assert (result.status, result.content) == ("completed", "Gone.")
+    assert app.reports.errors == []
 
 
 async def test_a_host_that_takes_longer_than_a_lease_is_told_once(
