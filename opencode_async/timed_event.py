@@ -1,4 +1,4 @@
-"""An event that is waited for again and again, each time only until then."""
+"""An event that is waited for again and again, each time until some moment at most."""
 
 from __future__ import annotations
 

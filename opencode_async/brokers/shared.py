@@ -102,9 +102,8 @@ class SharedBroker:
         try:
             with LogFeed(log, epoch, after) as feed:
                 until = feed.woken.now() + AGAIN
-                while not (log.read or log.published or log.lost):
-                    if not await feed.woken.wait(until):
-                        break
+                while not (log.read or log.published or log.lost) and await feed.woken.wait(until):
+                    pass  # it was of something else
                 yield feed
         finally:
             if not (log.feeds or log.published):

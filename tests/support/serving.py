@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -93,18 +93,30 @@ async def listening(
             await frames.aclose()
 
 
-async def sent_of(batches: Batches) -> list[bytes]:
-    """The chunks of which a follower of those batches is sent its stream."""
+async def at_once(chunk: bytes) -> None:
+    """A browser that takes what it is sent."""
+
+
+async def sent_of(
+    batches: Batches,
+    streams: Streams | None = None,
+    takes: Callable[[bytes], Awaitable[None]] = at_once,
+) -> list[bytes]:
+    """The chunks of which a follower of those batches is sent its stream, to the end's empty one.
+
+    ``takes`` is how long its browser takes for one.
+    """
     sent: list[bytes] = []
 
     async def send(message: Any) -> None:
         if message["type"] == "http.response.body":
             sent.append(message["body"])
+            await takes(message["body"])
 
     async def receive() -> Any:
         await asyncio.Event().wait()
 
     follower = Follower(lambda event: None, "turn", "1")
-    response = FollowerResponse(batches, None, Streams(15), nullcontext(), follower)
+    response = FollowerResponse(batches, None, streams or Streams(15), nullcontext(), follower)
     await response({"type": "http", "method": "GET"}, receive, send)
     return sent

@@ -3,7 +3,7 @@
 # No postponed annotations: FastAPI resolves those of nested functions from the module's names.
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, nullcontext
+from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 import anyio
@@ -14,8 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from opencode_async import Access, Timings
 from opencode_async.brokers.broker import Frame
 from opencode_async.testing import ScriptedServer
-from opencode_async.turns.follower import Follower
-from opencode_async.web.sse import PIECE, FollowerResponse
+from opencode_async.web.sse import PIECE
 from opencode_async.web.streams import Streams
 from tests.support.hosts import Host, host
 from tests.support.serving import listening, sent_of, serving
@@ -178,24 +177,17 @@ class Going(Streams):
 
 async def test_a_farewell_ends_no_half_event() -> None:
     """Its empty line would make an event of it, and its cursor the browser's."""
-    streams, sent = Going(ping=15), list[bytes]()
+    streams = Going(ping=15)
 
     async def batches() -> AsyncGenerator[Any, None]:
         yield [Frame("m.1.1", 1, "snapshot", "x" * 3 * PIECE)]
 
-    async def send(message: Any) -> None:
-        sent.append(message.get("body", b""))
-        if len(sent[-1]) == PIECE:
+    async def slowly(chunk: bytes) -> None:
+        if len(chunk) == PIECE:
             streams.are_to_end = True
-            await asyncio.Event().wait()  # the browser is slow
+            await asyncio.Event().wait()
 
-    async def receive() -> Any:
-        await asyncio.Event().wait()
-
-    follower = Follower(lambda event: None, "turn", "1")
-    response = FollowerResponse(batches(), None, streams, nullcontext(), follower)
-    await response({"type": "http", "method": "GET"}, receive, send)
-    _, connected, piece, end = sent
+    connected, piece, end = await sent_of(batches(), streams, slowly)
     assert connected.startswith(b": connected")
     assert b"\n\n" not in piece
     assert end == b""
