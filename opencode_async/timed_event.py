@@ -14,15 +14,18 @@ class TimedEvent:
     ring later by now.
     """
 
-    __slots__ = ("__weakref__", "_is_set", "_loop", "_timer", "_until", "_waiter", "now")
+    __slots__ = ("__weakref__", "_is_set", "_loop", "_timer", "_until", "_waiter")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.now = self._loop.time
         self._is_set = False
         self._waiter: asyncio.Future[None] | None = None
         self._until = math.inf
         self._timer: asyncio.TimerHandle | None = None
+
+    def now(self) -> float:
+        """The time of the loop's clock."""
+        return self._loop.time()
 
     def set(self) -> None:
         """Wake the waiter, or whoever waits next."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from typing import Self
 
 from opencode_async.brokers.broker import Frame
 from opencode_async.brokers.log import Log, LogFeed
@@ -37,19 +38,34 @@ class MemoryBroker:
         del self._logs[topic]
         log.end()
 
-    @asynccontextmanager
-    async def follow(self, topic: str, epoch: int, after: int) -> AsyncIterator[LogFeed]:
-        log = self._log(topic, epoch)
-        try:
-            with LogFeed(log, epoch, after) as feed:
-                yield feed
-        finally:
-            unused = not (log.frames or log.feeds)
-            if unused and self._logs.get(topic) is log:
-                del self._logs[topic]
+    def follow(self, topic: str, epoch: int, after: int) -> MemoryFeed:
+        return MemoryFeed(self, topic, self._log(topic, epoch), epoch, after)
+
+    def forget(self, topic: str, log: Log) -> None:
+        """Drop the log if it holds nothing and nobody follows it."""
+        if not (log.frames or log.feeds) and self._logs.get(topic) is log:
+            del self._logs[topic]
 
     def _log(self, topic: str, epoch: int) -> Log:
         log = self._logs.get(topic)
         if log is None:
             log = self._logs[topic] = Log(epoch)
         return log
+
+
+class MemoryFeed(LogFeed):
+    """A feed that is a context of its own: there are as many as there are followers."""
+
+    __slots__ = ("_broker", "_topic")
+
+    def __init__(self, broker: MemoryBroker, topic: str, log: Log, epoch: int, after: int) -> None:
+        super().__init__(log, epoch, after)
+        self._broker = broker
+        self._topic = topic
+
+    async def __aenter__(self) -> Self:
+        return self.__enter__()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.__exit__()
+        self._broker.forget(self._topic, self._log)

@@ -84,7 +84,7 @@ class Following(Generic[ConversationT, MessageT]):
 
     def follower(self, key: Any) -> Follower:
         """Whoever is to read the ``frames`` of a turn."""
-        return Follower(self._instrumentation, "turn", str(key))
+        return Follower(self._instrumentation, "turn", key)
 
     async def frames(
         self, key: Any, after: Cursor | None = None, *, whole: bool = False

@@ -84,7 +84,7 @@ class ConversationFollowing(Generic[ConversationT, MessageT]):
 
     def follower(self, conversation_id: Any) -> Follower:
         """Whoever is to read the ``frames`` of a conversation."""
-        return Follower(self._instrumentation, "conversation", str(conversation_id))
+        return Follower(self._instrumentation, "conversation", conversation_id)
 
     async def frames(
         self, conversation_id: Any, after: Cursor | None, first: int, *, whole: bool = False

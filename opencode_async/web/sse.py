@@ -68,8 +68,7 @@ class FollowerResponse(Response):
         self._streams = streams
         self._place = place
         self._follower = follower
-        self._now = asyncio.get_running_loop().time
-        self._sent = self._now()
+        self._sent = now()
         self._sending = False  # a chunk, since then: the browser has yet to take it
         self._one_by_one = asyncio.Lock()  # no ping within a chunk: it would end an event there
         self._resting: asyncio.Timeout | None = None  # of who listens for the browser
@@ -94,16 +93,15 @@ class FollowerResponse(Response):
         # At once, so that proxies and EventSource know that the stream stands.
         await send(part_of_body(retry("connected")))
         pumping = asyncio.create_task(self._pump(send), name="opencode follower")
-        rouse = self._rouse
-        pumping.add_done_callback(rouse)
-        self._streams.add(rouse)
+        pumping.add_done_callback(self.rouse)
+        self._streams.add(self)
         stalled = False
         try:
             await self._attend(pumping, receive, send)
         except TimeoutError:
             stalled = True
         finally:
-            self._streams.discard(rouse)
+            self._streams.discard(self)
             with anyio.CancelScope(shield=True):
                 pumping.cancel()
                 await asyncio.wait([pumping])
@@ -123,7 +121,7 @@ class FollowerResponse(Response):
                     self._sending = True
                     for at in range(0, len(chunk), PIECE):
                         # No time-out of its own, which would cost more than all else here.
-                        self._sent = self._now()
+                        self._sent = now()
                         await send(part_of_body(chunk[at : at + PIECE]))
                     self._sending = False
                 del chunk
@@ -135,20 +133,15 @@ class FollowerResponse(Response):
 
         Raises ``TimeoutError`` for a browser that takes nothing.
         """
-        ping = self._streams.ping
         while not (pumping.done() or self._streams.are_to_end):
-            patience = SEND_TIMEOUT if self._sending else ping
-            # What is being sent may be taken, and what is not may be, in a moment.
-            due = min(self._sent + patience, self._now() + min(ping, SEND_TIMEOUT))
             try:
-                async with asyncio.timeout_at(due) as self._resting:
+                async with asyncio.timeout(None) as self._resting:
                     message = await receive()
             except TimeoutError:
-                quiet = self._now() - self._sent
-                if self._sending and quiet >= SEND_TIMEOUT:
+                if self._sending and self._is_due:
                     raise
-                if not self._sending and quiet >= ping:
-                    self._sent = self._now()
+                if self._is_due:
+                    self._sent = now()
                     async with asyncio.timeout(SEND_TIMEOUT), self._one_by_one:
                         await send(part_of_body(PING))
             else:
@@ -157,10 +150,24 @@ class FollowerResponse(Response):
             finally:
                 self._resting = None
 
-    def _rouse(self, *_: object) -> None:
+    @property
+    def _is_due(self) -> bool:
+        """Whether the browser is to be pinged, or takes nothing."""
+        return now() - self._sent >= (SEND_TIMEOUT if self._sending else self._streams.ping)
+
+    def look(self) -> None:
+        """Have the request's task look up if there is something for it to do."""
+        if self._is_due:
+            self.rouse()
+
+    def rouse(self, *_: object) -> None:
         """Have the request's task look up."""
         if self._resting is not None and not self._resting.expired():
-            self._resting.reschedule(self._now())
+            self._resting.reschedule(now())
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def part_of_body(chunk: bytes, *, more: bool = True) -> Message:

@@ -8,19 +8,32 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import signal
-from collections.abc import Callable
+from typing import Protocol
 
 from sse_starlette.sse import AppStatus
 
-LOOK = 0.5  # s between two looks at whether the server goes, while there are streams
+LOOK = 0.5  # s between two looks at the streams and at whether the server goes
+
+
+class Stream(Protocol):
+    """An open stream, as the others know it."""
+
+    def look(self) -> None:
+        """See to a browser that was told nothing for long, or takes nothing."""
+
+    def rouse(self) -> None:
+        """See whether the server goes."""
 
 
 class Streams:
-    """Tells the streams, once, when the server goes; ``ping`` is the silence between two pings."""
+    """Looks after open streams, without a timer for each, and tells them when the server goes.
+
+    ``ping`` is the silence in seconds between two pings.
+    """
 
     def __init__(self, ping: float) -> None:
         self.ping = ping
-        self._streams: set[Callable[[], None]] = set()
+        self._streams: set[Stream] = set()
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -32,8 +45,8 @@ class Streams:
         told = bool(getattr(server, "should_exit", False))
         return told and AppStatus.enable_automatic_graceful_drain
 
-    def add(self, stream: Callable[[], None]) -> None:
-        """Call the stream when the server goes, until it is discarded."""
+    def add(self, stream: Stream) -> None:
+        """Look after the stream until it is discarded."""
         self._streams.add(stream)
         if self._watching is None or self._watching.done():
             # Not in the context of this one's request: it is for the others, too.
@@ -41,15 +54,17 @@ class Streams:
                 self._watch(), name="opencode streams", context=contextvars.Context()
             )
 
-    def discard(self, stream: Callable[[], None]) -> None:
-        """It need not be called any more."""
+    def discard(self, stream: Stream) -> None:
+        """It needs no looking after any more."""
         self._streams.discard(stream)
         if not self._streams and self._watching is not None:
             self._watching.cancel()
             self._watching = None
 
     async def _watch(self) -> None:
-        while not self.are_to_end:  # noqa: ASYNC110 - uvicorn has no event for it
+        while not self.are_to_end:
             await asyncio.sleep(LOOK)
-        for stream in tuple(self._streams):
-            stream()
+            for stream in self._streams:
+                stream.look()
+        for stream in self._streams:
+            stream.rouse()
