@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Generic, Self
 
-from sqlalchemy import Executable, Update, bindparam, case, func, select, update
+from sqlalchemy import ColumnElement, Executable, bindparam, case, func, select, update
 from sqlalchemy import inspect as sa_inspect
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -122,16 +122,13 @@ class Lease(Generic[MessageT]):
         """
         if self._told:
             return False
-        async with self._sessions.begin() as db:
-            # An expiry says of a terminal row that its host is yet to be told.
-            until = case((self._kind.status == PENDING, None), else_=database_time())
-            given = self._owned().values({"lease_owner": None, "lease_expires_at": until})
-            return (await db.execute(given.returning(self._kind.id))).first() is not None
+        # An expiry says of a terminal row that its host is yet to be told.
+        until = case((self._kind.status == PENDING, None), else_=database_time())
+        return await self._given_up(until)
 
     async def told(self) -> None:
         """The turn's host was told how it ended: nobody need claim it any more."""
-        async with self._sessions.begin() as db:
-            await db.execute(self._owned().values({"lease_owner": None, "lease_expires_at": None}))
+        await self._given_up(None)
         self._told = True
 
     async def claim_unheard(self) -> bool:
@@ -195,12 +192,14 @@ class Lease(Generic[MessageT]):
         reason: str | None = written[0]
         return reason
 
-    def _owned(self) -> Update:
-        return (
-            update(self._kind)
-            .where(self._kind.id == self._key, self._kind.lease_owner == self.owner)
-            .execution_options(synchronize_session=False)
-        )
+    async def _given_up(self, until: ColumnElement[Any] | None) -> bool:
+        """Own the row no more; whether it was this lease's, which a row that is erased is not."""
+        values = {"lease_owner": None, "lease_expires_at": until}
+        try:
+            await self._written(owned_update(self._kind, values, pending=False), {})
+        except LeaseLost:
+            return False
+        return True
 
 
 @lru_cache

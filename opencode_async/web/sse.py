@@ -138,9 +138,9 @@ class FollowerResponse(Response):
                 async with asyncio.timeout(None) as self._resting:
                     message = await receive()
             except TimeoutError:
-                if self._sending and self._is_due:
-                    raise
                 if self._is_due:
+                    if self._sending:
+                        raise
                     self._sent = now()
                     async with asyncio.timeout(SEND_TIMEOUT), self._one_by_one:
                         await send(part_of_body(PING))
