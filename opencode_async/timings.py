@@ -16,7 +16,7 @@ class Timings:
     events after the session came to rest. ``stop``: for an abort to take effect. ``snapshot``:
     between two writes of a growing reply, more for a large one or where writing takes long.
     ``poll``: between two looks at a turn that runs in another process. ``ping``: of silence, before
-    a follower is sent a comment.
+    a follower is sent a comment, or half a second later.
     """
 
     lease: float = 30.0

@@ -12,7 +12,6 @@ import asyncio
 
 from opencode_async.timed_event import TimedEvent
 
-ROUNDS = 2  # in one the turns take in what came, in the next their followers are sent it
 QUICK = 0.005  # s that may be taken without giving way
 SHARE = 0.5  # of the time that was taken is given to others
 LONGEST = 0.25  # s given at most: something else may have kept the loop
@@ -37,12 +36,10 @@ class Pace:
         due, self._due = self._due, {}
         for event in due:
             event.set()
-        self._loop.call_soon(self._passed, ROUNDS - 1, self._loop.time())
+        # In one round the turns take in what came, in the next their followers are sent it.
+        self._loop.call_soon(self._loop.call_soon, self._passed, self._loop.time())
 
-    def _passed(self, rounds: int, since: float) -> None:
-        if rounds:
-            self._loop.call_soon(self._passed, rounds - 1, since)
-            return
+    def _passed(self, since: float) -> None:
         took = self._loop.time() - since
         if took < QUICK:
             self._rested()

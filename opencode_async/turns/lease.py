@@ -34,6 +34,10 @@ from opencode_async.protocol.limits import stopped
 from opencode_async.turns.asks import close_asks
 from opencode_async.turns.queue import promote, unclaimed
 
+# What statements are given. SQLAlchemy takes the name of a column for what is written to it, and
+# the table is the host's.
+KEY, OWNER, NEW = "opencode_key", "opencode_owner", "opencode_new_"
+
 
 class Lease(Generic[MessageT]):
     """The right to run one turn, until it runs out or another worker takes it."""
@@ -111,7 +115,7 @@ class Lease(Generic[MessageT]):
 
     async def store(self, values: Mapping[str, Any]) -> str | None:
         """Write columns of the running turn; why it is to stop, if it is. Raises ``LeaseLost``."""
-        new = {f"new_{name}": value for name, value in values.items()}
+        new = {f"{NEW}{name}": value for name, value in values.items()}
         statement = writing(self._kind, tuple(values))  # type: ignore[arg-type]
         return await self._written(statement, new)
 
@@ -183,7 +187,7 @@ class Lease(Generic[MessageT]):
 
     async def _written(self, statement: Executable, new: Mapping[str, Any]) -> str | None:
         """Execute an ``owned_update``; the row's ``stop_requested``. Raises ``LeaseLost``."""
-        whose = {"owned_key": self._key, "owner": self.owner}
+        whose = {KEY: self._key, OWNER: self.owner}
         async with self._sessions.begin() as db:
             connection = await db.connection(bind_arguments={"mapper": self._kind})
             written = (await connection.execute(statement, {**whose, **new})).first()
@@ -210,14 +214,14 @@ def renewal(kind: type[MessageMixin], seconds: float) -> Executable:
 
 @lru_cache
 def writing(kind: type[MessageMixin], names: tuple[str, ...]) -> Executable:
-    """The ``owned_update`` of a running turn's columns, each to what is bound as ``new_<name>``."""
-    return owned_update(kind, {name: bindparam(f"new_{name}") for name in names}, pending=True)
+    """The ``owned_update`` of a running turn's columns, each to what is bound as ``NEW<name>``."""
+    return owned_update(kind, {name: bindparam(f"{NEW}{name}") for name in names}, pending=True)
 
 
 def owned_update(
     kind: type[MessageMixin], values: Mapping[str, Any], *, pending: bool
 ) -> Executable:
-    """Writes these columns of the row ``owned_key`` if it is still that ``owner``'s.
+    """Writes these columns of the row ``KEY`` if it is still that ``OWNER``'s.
 
     A statement of the table, not of the class: many turns write every second, and to make one of
     the class and to compile it for its session takes four times longer than to execute it. Those of
@@ -226,8 +230,8 @@ def owned_update(
     mapper = sa_inspect(kind)
     columns = mapper.columns
     owned = [
-        columns["id"] == bindparam("owned_key"),
-        columns["lease_owner"] == bindparam("owner"),
+        columns["id"] == bindparam(KEY),
+        columns["lease_owner"] == bindparam(OWNER),
     ]
     if pending:
         owned.append(columns["status"] == PENDING)

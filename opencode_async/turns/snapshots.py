@@ -67,7 +67,11 @@ class SnapshotWriter:
         async with self._writing:
             self._changed.clear()
             columns = self._columns()
-            stop = await self._lease.store(columns)
+            try:
+                stop = await self._lease.store(columns)
+            except BaseException:
+                self._changed.set()  # the next one holds this one, too
+                raise
             self._publisher.stored = columns["cursor"]
         if stop is not None:
             self._on_stop()
@@ -88,7 +92,6 @@ class SnapshotWriter:
                 size = await self.write()
             except LeaseLost:
                 raise
-            except Exception as error:  # the database is away: the next one holds this one, too
+            except Exception as error:  # the database is away
                 self._report(error, severity="warning", context={"during": "snapshot"})
-                self._changed.set()
             took = now() - began

@@ -95,17 +95,15 @@ class FollowerResponse(Response):
         pumping = asyncio.create_task(self._pump(send), name="opencode follower")
         pumping.add_done_callback(self.rouse)
         self._streams.add(self)
-        stalled = False
+        takes = True
         try:
-            await self._attend(pumping, receive, send)
-        except TimeoutError:
-            stalled = True
+            takes = await self._attend(pumping, receive, send)
         finally:
             self._streams.discard(self)
             with anyio.CancelScope(shield=True):
                 pumping.cancel()
                 await asyncio.wait([pumping])
-        if stalled:
+        if not takes:
             self._follower.stalled()
         if not pumping.cancelled():
             pumping.result()
@@ -128,37 +126,44 @@ class FollowerResponse(Response):
         finally:
             await self._batches.aclose()
 
-    async def _attend(self, pumping: asyncio.Task[None], receive: Receive, send: Send) -> None:
-        """Return when the browser has left, when all is said, or when the server goes.
+    async def _attend(self, pumping: asyncio.Task[None], receive: Receive, send: Send) -> bool:
+        """Listen until the browser has left, all is said, or the server goes.
 
-        Raises ``TimeoutError`` for a browser that takes nothing.
+        Or until the browser takes nothing any more; whether it does.
         """
         while not (pumping.done() or self._streams.are_to_end):
+            resting = self._resting = asyncio.timeout(None)
             try:
-                async with asyncio.timeout(None) as self._resting:
+                async with resting:
                     message = await receive()
             except TimeoutError:
-                if self._is_due:
-                    if self._sending:
-                        raise
-                    self._sent = now()
-                    async with asyncio.timeout(SEND_TIMEOUT), self._one_by_one:
-                        await send(part_of_body(PING))
+                if not resting.expired():
+                    raise  # of a middleware's
+                if self.is_due and not await self._pinged(send):
+                    return False
             else:
                 if message["type"] == "http.disconnect":
-                    return
+                    break
             finally:
                 self._resting = None
+        return True
+
+    async def _pinged(self, send: Send) -> bool:
+        """Ping the browser, unless something is on its way; whether it takes anything."""
+        if self._sending:
+            return False
+        self._sent = now()
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT), self._one_by_one:
+                await send(part_of_body(PING))
+        except TimeoutError:
+            return False
+        return True
 
     @property
-    def _is_due(self) -> bool:
+    def is_due(self) -> bool:
         """Whether the browser is to be pinged, or takes nothing."""
         return now() - self._sent >= (SEND_TIMEOUT if self._sending else self._streams.ping)
-
-    def look(self) -> None:
-        """Have the request's task look up if there is something for it to do."""
-        if self._is_due:
-            self.rouse()
 
     def rouse(self, *_: object) -> None:
         """Have the request's task look up."""

@@ -13,16 +13,18 @@ from typing import Protocol
 from sse_starlette.sse import AppStatus
 
 LOOK = 0.5  # s between two looks at the streams and at whether the server goes
+TOGETHER = 50  # streams at most that are roused in one round of the event loop
 
 
 class Stream(Protocol):
     """An open stream, as the others know it."""
 
-    def look(self) -> None:
-        """See to a browser that was told nothing for long, or takes nothing."""
+    @property
+    def is_due(self) -> bool:
+        """Whether its browser was told nothing for long, or takes nothing."""
 
     def rouse(self) -> None:
-        """See whether the server goes."""
+        """Have it see to its browser, and whether the server goes."""
 
 
 class Streams:
@@ -62,9 +64,13 @@ class Streams:
             self._watching = None
 
     async def _watch(self) -> None:
-        while not self.are_to_end:
+        going = False
+        while not going:
             await asyncio.sleep(LOOK)
-            for stream in self._streams:
-                stream.look()
-        for stream in self._streams:
-            stream.rouse()
+            going = self.are_to_end
+            # Thousands that came back together, as after a deploy, are due together.
+            for number, stream in enumerate(tuple(self._streams), 1):
+                if going or stream.is_due:
+                    stream.rouse()
+                if number % TOGETHER == 0:
+                    await asyncio.sleep(0)

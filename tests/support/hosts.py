@@ -87,6 +87,8 @@ class Entry(MessageMixin, OldBase):
     content: Mapped[str] = mapped_column("body", Text, server_default="")
     tenant_id: Mapped[int] = mapped_column(BigInteger)
     source: Mapped[str]
+    owner: Mapped[str | None]  # named as if the library wrote it
+    new_cursor: Mapped[int | None]
     __table_args__ = (Index("ix_entries_tenant", "tenant_id"),)
 
 

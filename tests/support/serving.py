@@ -97,10 +97,16 @@ async def at_once(chunk: bytes) -> None:
     """A browser that takes what it is sent."""
 
 
+async def stays() -> Any:
+    """A browser that does not leave."""
+    await asyncio.Event().wait()
+
+
 async def sent_of(
     batches: Batches,
     streams: Streams | None = None,
     takes: Callable[[bytes], Awaitable[None]] = at_once,
+    receive: Callable[[], Awaitable[Any]] = stays,
 ) -> list[bytes]:
     """The chunks of which a follower of those batches is sent its stream, to the end's empty one.
 
@@ -112,9 +118,6 @@ async def sent_of(
         if message["type"] == "http.response.body":
             sent.append(message["body"])
             await takes(message["body"])
-
-    async def receive() -> Any:
-        await asyncio.Event().wait()
 
     follower = Follower(lambda event: None, "turn", "1")
     response = FollowerResponse(batches, None, streams or Streams(15), nullcontext(), follower)

@@ -66,6 +66,19 @@ async def test_a_writer_told_to_end_in_the_moment_its_pause_is_over_ends() -> No
         await running
 
 
+async def test_what_could_not_be_written_at_once_is_written_later() -> None:
+    rows, reports = Rows(), Reports()
+    rows.failures = 1
+    writer = writer_of(rows, ["a"], 0.001, reports)
+    with pytest.raises(OSError, match="restarting"):
+        await writer.write()
+    running = asyncio.create_task(writer.run())
+    await rows.stored.wait()
+    writer.end()
+    await running
+    assert rows.written == ["a"]
+
+
 async def test_changes_are_written_together_and_a_failing_database_is_tried_again() -> None:
     rows, text, reports = Rows(), ["a"], Reports()
     rows.failures = 1

@@ -2,11 +2,13 @@
 
 # No postponed annotations: FastAPI resolves those of nested functions from the module's names.
 import asyncio
+from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Annotated, Any
 
 import anyio
+import pytest
 from fastapi import Depends, FastAPI
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -14,8 +16,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from opencode_async import Access, Timings
 from opencode_async.brokers.broker import Frame
 from opencode_async.testing import ScriptedServer
+from opencode_async.web import streams
 from opencode_async.web.sse import PIECE
-from opencode_async.web.streams import Streams
+from opencode_async.web.streams import TOGETHER, Streams
 from tests.support.hosts import Host, host
 from tests.support.serving import listening, sent_of, serving
 
@@ -191,3 +194,40 @@ async def test_a_farewell_ends_no_half_event() -> None:
     assert connected.startswith(b": connected")
     assert b"\n\n" not in piece
     assert end == b""
+
+
+async def test_a_time_out_of_a_middlewares_ends_the_stream() -> None:
+    async def batches() -> AsyncGenerator[Any, None]:
+        await asyncio.Event().wait()
+        yield []
+
+    async def receive() -> Any:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        await sent_of(batches(), receive=receive)
+
+
+async def test_streams_that_are_due_together_leave_the_loop_to_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(streams, "LOOK", 0)
+    rounds, roused, all_were = 0, Counter[int](), asyncio.Event()
+
+    class Due:
+        is_due = True
+
+        def rouse(self) -> None:
+            roused[rounds] += 1
+            if roused.total() == 3 * TOGETHER:
+                all_were.set()
+
+    together, open_streams = Streams(15), [Due() for _ in range(3 * TOGETHER)]
+    for stream in open_streams:
+        together.add(stream)
+    while not all_were.is_set():
+        rounds += 1
+        await asyncio.sleep(0)
+    for stream in open_streams:
+        together.discard(stream)
+    assert max(roused.values()) == TOGETHER
