@@ -215,6 +215,7 @@ async def host(
     files: bool = False,
     expire_on_commit: bool = False,
     pool_size: int = 10,
+    pool_timeout: float = 30.0,
     application: str | None = None,
     inline: bool = FAST,
     **options: Any,
@@ -238,7 +239,8 @@ async def host(
         arguments["server_settings"] = {"application_name": application}
     if inline:
         arguments["async_creator_fn"], pool_size = inline_connection, 1
-    engine = engine_for(url, pool_size=pool_size, max_overflow=0, connect_args=arguments)
+    pool = {"pool_size": pool_size, "pool_timeout": pool_timeout, "max_overflow": 0}
+    engine = engine_for(url, **pool, connect_args=arguments)
     reports = Reports()
     async with engine.begin() as connection:
         await connection.run_sync(base.metadata.create_all)
