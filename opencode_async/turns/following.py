@@ -35,6 +35,8 @@ from opencode_async.turns.frames import Cursor, row_frame
 
 # Where what happens is heard of nothing is polled; this look is for who died without a word.
 PATIENCE = 15.0
+# s of which each look is at a multiple: those of many fall together, and one query answers them.
+GRID = 0.1
 # A follower that resumes may have been told more quickly than a shared log is filled.
 CATCH_UP = 0.3
 
@@ -81,6 +83,7 @@ class Following(Generic[ConversationT, MessageT]):
         self._broker = broker
         self._timings = timings
         self._name = name
+        self._looks: dict[Any, asyncio.Future[Place | None]] = {}  # that are under way
 
     def follower(self, key: Any) -> Follower:
         """Whoever is to read the ``frames`` of a turn."""
@@ -132,7 +135,26 @@ class Following(Generic[ConversationT, MessageT]):
                     at = None
 
     async def place_of(self, key: Any) -> Place | None:
-        """How far the row of a turn has come; ``None`` if there is no such row."""
+        """How far the row of a turn has come; ``None`` if there is no such row.
+
+        All who ask while it is being read are told the same: a turn may have thousands of
+        followers.
+        """
+        while (look := self._looks.get(key)) is not None:
+            await asyncio.wait((look,))
+            if not look.cancelled():
+                return look.result()
+        look = self._looks[key] = asyncio.get_running_loop().create_future()
+        try:
+            look.set_result(await self._look(key))
+        except Exception as error:
+            look.set_exception(error)
+        finally:
+            del self._looks[key]
+            look.cancel()  # if this one was: then another looks
+        return look.result()
+
+    async def _look(self, key: Any) -> Place | None:
         kind = self._kind
         async with self._sessions() as db:
             query = select(kind.status, kind.epoch, kind.cursor).where(kind.id == key)
@@ -149,9 +171,9 @@ class Following(Generic[ConversationT, MessageT]):
 
         Raises ``CursorExpired`` and ``_RowIsAhead``.
         """
-        poll = self._timings.poll
+        poll, now = self._timings.poll, asyncio.get_running_loop().time
         while True:
-            wait = patience if feed.live else poll
+            wait = on_grid(now(), patience if feed.live else poll)
             frames = await feed.batch(min(poll, CATCH_UP) if resumed else wait)
             if frames is not None:
                 return frames
@@ -163,6 +185,11 @@ class Following(Generic[ConversationT, MessageT]):
         async with self._sessions() as db:
             row = await db.get(self._kind, key)
             return None if row is None else (row, await self._besides.of(db, [key]))
+
+
+def on_grid(now: float, within: float) -> float:
+    """The seconds from ``now`` to the first multiple of ``GRID`` that is not before ``within``."""
+    return within + -(now + within) % GRID
 
 
 def moved(place: Place | None, at: Cursor) -> bool:
