@@ -36,7 +36,7 @@ from opencode_async.turns.frames import Cursor, row_frame
 # Where what happens is heard of nothing is polled; this look is for who died without a word.
 PATIENCE = 15.0
 # s of which each look is at a multiple: those of many fall together, and one query answers them.
-GRID = 0.1
+GRID = 0.125
 # A follower that resumes may have been told more quickly than a shared log is filled.
 CATCH_UP = 0.3
 
@@ -135,26 +135,7 @@ class Following(Generic[ConversationT, MessageT]):
                     at = None
 
     async def place_of(self, key: Any) -> Place | None:
-        """How far the row of a turn has come; ``None`` if there is no such row.
-
-        All who ask while it is being read are told the same: a turn may have thousands of
-        followers.
-        """
-        while (look := self._looks.get(key)) is not None:
-            await asyncio.wait((look,))
-            if not look.cancelled():
-                return look.result()
-        look = self._looks[key] = asyncio.get_running_loop().create_future()
-        try:
-            look.set_result(await self._look(key))
-        except Exception as error:
-            look.set_exception(error)
-        finally:
-            del self._looks[key]
-            look.cancel()  # if this one was: then another looks
-        return look.result()
-
-    async def _look(self, key: Any) -> Place | None:
+        """How far the row of a turn has come; ``None`` if there is no such row."""
         kind = self._kind
         async with self._sessions() as db:
             query = select(kind.status, kind.epoch, kind.cursor).where(kind.id == key)
@@ -163,6 +144,26 @@ class Following(Generic[ConversationT, MessageT]):
             return None
         status, epoch, cursor = row
         return Place(Cursor(str(key), epoch, cursor), status)
+
+    async def glance(self, key: Any) -> Place | None:
+        """Where a turn has come to, for a follower: one query answers all who ask meanwhile.
+
+        It may have begun before one asked. Whoever waits for one that fails looks for himself.
+        """
+        while (look := self._looks.get(key)) is not None:
+            await asyncio.wait((look,), timeout=PATIENCE)
+            if not look.done():
+                return await self.place_of(key)  # a connection hangs
+            if not look.cancelled():
+                return look.result()
+        look = self._looks[key] = asyncio.get_running_loop().create_future()
+        try:
+            place = await self.place_of(key)
+            look.set_result(place)
+            return place
+        finally:
+            del self._looks[key]
+            look.cancel()  # unless it has its result
 
     async def _next(
         self, key: Any, feed: Feed, at: Cursor, resumed: bool, patience: float
@@ -177,7 +178,7 @@ class Following(Generic[ConversationT, MessageT]):
             frames = await feed.batch(min(poll, CATCH_UP) if resumed else wait)
             if frames is not None:
                 return frames
-            if moved(await self.place_of(key), at):
+            if moved(await self.glance(key), at):
                 raise _RowIsAhead
 
     async def row(self, key: Any) -> tuple[MessageT, Beside] | None:
@@ -188,8 +189,11 @@ class Following(Generic[ConversationT, MessageT]):
 
 
 def on_grid(now: float, within: float) -> float:
-    """The seconds from ``now`` to the first multiple of ``GRID`` that is not before ``within``."""
-    return within + -(now + within) % GRID
+    """The seconds from ``now`` to the last multiple of ``GRID`` before ``within`` is over.
+
+    Shorter ones are as they are.
+    """
+    return within - (now + within) % GRID if within > 2 * GRID else within
 
 
 def moved(place: Place | None, at: Cursor) -> bool:

@@ -66,8 +66,8 @@ class SnapshotWriter:
         """Write now; how many characters of text. Raises ``LeaseLost``."""
         async with self._writing:
             self._changed.clear()
-            columns = self._columns()
             try:
+                columns = self._columns()
                 stop = await self._lease.store(columns)
             except BaseException:
                 self._changed.set()  # the next one holds this one, too

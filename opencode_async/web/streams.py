@@ -68,9 +68,11 @@ class Streams:
         while not going:
             await asyncio.sleep(LOOK)
             going = self.are_to_end
-            # Thousands that came back together, as after a deploy, are due together.
-            for number, stream in enumerate(tuple(self._streams), 1):
+            roused = 0
+            for stream in tuple(self._streams):
                 if going or stream.is_due:
                     stream.rouse()
-                if number % TOGETHER == 0:
-                    await asyncio.sleep(0)
+                    roused += 1
+                    # Thousands that came back together, as after a deploy, are due together.
+                    if roused % TOGETHER == 0:
+                        await asyncio.sleep(0)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from opencode_async.turns import following
 from opencode_async.turns.following import GRID, Following, on_grid
 from tests.support.hosts import host, nowhere
 
@@ -19,19 +20,23 @@ FOLLOWERS = 20
 class Looks:
     """The looks at a row that reach the database, the first of which waits until it may go on."""
 
-    def __init__(self, following: Following[Any, Any]) -> None:
+    def __init__(self, turns: Following[Any, Any]) -> None:
         self.number = 0
-        self.failing = False
+        self.failures = 0
+        self.hangs = False
         self.begun = asyncio.Event()
         self.may_go_on = asyncio.Event()
-        self._look = following._look
-        following._look = self.look  # type: ignore[method-assign]
+        self._look = turns.place_of
+        turns.place_of = self.look  # type: ignore[method-assign]
 
     async def look(self, key: Any) -> Any:
         self.number += 1
+        number = self.number
         self.begun.set()
         await self.may_go_on.wait()
-        if self.failing:
+        if self.hangs and number == 1:
+            await asyncio.Event().wait()
+        if number <= self.failures:
             raise OSError("the database is restarting")
         return await self._look(key)
 
@@ -42,9 +47,9 @@ async def following_a_turn(tmp_path: Path) -> AsyncIterator[tuple[Looks, list[as
     url = f"sqlite+aiosqlite:///{tmp_path / 'test.db'}"
     async with host(url, "http://127.0.0.1:1", dispatch=nowhere) as app:
         message = await app.agent.turns.start(await app.conversation(), "Hello.")
-        following = app.agent.turns.following
-        looks = Looks(following)
-        waiting = [asyncio.create_task(following.place_of(message.id)) for _ in range(FOLLOWERS)]
+        turns = app.agent.turns.following
+        looks = Looks(turns)
+        waiting = [asyncio.create_task(turns.glance(message.id)) for _ in range(FOLLOWERS)]
         await looks.begun.wait()
         yield looks, waiting
 
@@ -78,18 +83,40 @@ async def test_when_one_who_waits_leaves_the_others_are_answered(tmp_path: Path)
         assert looks.number == 1
 
 
-async def test_what_a_look_raises_all_are_told(tmp_path: Path) -> None:
+async def test_when_a_look_fails_whoever_waits_for_it_looks_again(tmp_path: Path) -> None:
     async with following_a_turn(tmp_path) as (looks, waiting):
-        looks.failing = True
+        looks.failures = 3
         looks.may_go_on.set()
         told = await asyncio.gather(*waiting, return_exceptions=True)
-        assert {type(error) for error in told} == {OSError}
-        assert looks.number == 1
+        errors = [error for error in told if isinstance(error, OSError)]
+        places = [place for place in told if not isinstance(place, BaseException)]
+        assert len({id(error) for error in errors}) == 3  # each has one of its own
+        assert [place.status for place in places] == ["pending"] * (FOLLOWERS - 3)
+        assert looks.number == 4
+
+
+async def test_when_a_look_hangs_whoever_waits_for_it_looks_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "PATIENCE", 0.01)
+    async with following_a_turn(tmp_path) as (looks, waiting):
+        looks.hangs = True
+        looks.may_go_on.set()
+        first, *others = waiting
+        places = await asyncio.gather(*others)
+        assert {place.status for place in places} == {"pending"}
+        assert not first.done()
+        first.cancel()
 
 
 @pytest.mark.parametrize("now", [0.0, 0.04, 12345.6789])
-@pytest.mark.parametrize("within", [0.02, 0.1, 1.0, 15.0])
-def test_looks_fall_together_and_none_comes_early(within: float, now: float) -> None:
+@pytest.mark.parametrize("within", [0.3, 1.0, 15.0])
+def test_looks_fall_together_and_are_not_much_too_early(within: float, now: float) -> None:
     waits = on_grid(now, within)
-    assert within <= waits < within + GRID
+    assert within - GRID < waits <= within
     assert (now + waits) / GRID == pytest.approx(round((now + waits) / GRID))
+
+
+@pytest.mark.parametrize("within", [0.0, 0.02, 0.1, 0.25])
+def test_looks_that_are_to_be_frequent_are(within: float) -> None:
+    assert on_grid(12345.6789, within) == within
