@@ -95,7 +95,6 @@ class FollowerResponse(Response):
         pumping = asyncio.create_task(self._pump(send), name="opencode follower")
         pumping.add_done_callback(self.rouse)
         self._streams.add(self)
-        takes = True
         try:
             takes = await self._attend(pumping, receive, send)
         finally:

@@ -239,8 +239,13 @@ async def host(
         arguments["server_settings"] = {"application_name": application}
     if inline:
         arguments["async_creator_fn"], pool_size = inline_connection, 1
-    pool = {"pool_size": pool_size, "pool_timeout": pool_timeout, "max_overflow": 0}
-    engine = engine_for(url, **pool, connect_args=arguments)
+    engine = engine_for(
+        url,
+        pool_size=pool_size,
+        pool_timeout=pool_timeout,
+        max_overflow=0,
+        connect_args=arguments,
+    )
     reports = Reports()
     async with engine.begin() as connection:
         await connection.run_sync(base.metadata.create_all)

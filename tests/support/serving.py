@@ -110,7 +110,7 @@ async def sent_of(
 ) -> list[bytes]:
     """The chunks of which a follower of those batches is sent its stream, to the end's empty one.
 
-    ``takes`` is how long its browser takes for one.
+    ``takes`` is how long its browser takes for one, ``receive`` what comes from there.
     """
     sent: list[bytes] = []
 
